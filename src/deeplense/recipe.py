@@ -1,0 +1,163 @@
+"""What a recipe may say: typed dataclasses, one per section of the YAML file.
+
+Nothing here computes. `deeplense.config` turns YAML into a `Recipe` and back, and the layer that owns a section
+checks what only it can know (that a prior is not reversed, that a network exists).
+
+A *prior* is a number (a constant) or a one-key mapping such as `{uniform: [a, b]}`; see `deeplense.sim.priors`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Prior = float | dict[str, Any]
+
+
+@dataclass
+class Cosmology:
+    """Flat ΛCDM. `distances: luminosity` is a fault of DeepLenseSim, kept for its recipes."""
+
+    H0: float = 70.0  # km/s/Mpc
+    Om0: float = 0.3
+    distances: Literal["angular_diameter", "luminosity"] = "angular_diameter"
+
+
+@dataclass
+class Lens:
+    """The macro lens: an SIE plus external shear. Give `theta_E` [arcsec] or `mass` [Msun], not both."""
+
+    theta_E: Prior | None = None
+    mass: Prior | None = None
+    e1: Prior = 0.0
+    e2: Prior = 0.0
+    center_x: Prior = 0.0
+    center_y: Prior = 0.0
+    gamma1: Prior = 0.0
+    gamma2: Prior = 0.0
+
+
+@dataclass
+class Source:
+    """A Sérsic source. Give `amplitude` (at R_sersic, counts/s/arcsec^2) or `magnitude` (AB), not both."""
+
+    amplitude: Prior | None = None
+    magnitude: Prior | None = None
+    R_sersic: Prior = 0.25
+    n_sersic: Prior = 1.0
+    e1: Prior = 0.0
+    e2: Prior = 0.0
+    center_x: Prior = 0.0
+    center_y: Prior = 0.0
+
+
+@dataclass
+class Simulation:
+    """A world: priors over lenses, sources, substructure, and an instrument."""
+
+    size: int = 64  # pixels a side
+    instrument: str = "euclid_vis"  # a key of deeplense.sim.instrument.INSTRUMENTS
+    pixel_scale: float | None = None  # arcsec; the instrument's when not given
+    exposure_time: Prior | None = None  # s; the instrument's total when not given
+    supersampling: int = 1
+    noise: Literal["once", "none", "doubled", "triple"] = "once"
+    cosmology: Cosmology = field(default_factory=Cosmology)
+    z_lens: float = 0.5
+    z_source: float = 1.0
+    z_source_convention: float | None = None  # a fault of DeepLenseSim when it is not z_source
+    lens: Lens = field(default_factory=Lens)
+    source: Source = field(default_factory=Source)
+    lens_light: Source | None = None
+    # class name -> {population: key of deeplense.sim.substructure.POPULATIONS, **its parameters}
+    classes: dict[str, dict[str, Any]] = field(default_factory=lambda: {"no_sub": {"population": "none"}})
+
+
+@dataclass
+class Task:
+    """What is learned: the class, or one parameter of the dataset (images without it are left out)."""
+
+    kind: Literal["classify", "regress"] = "classify"
+    target: str | None = None  # regress: a parameter's name, e.g. log10_m_axion
+
+
+@dataclass
+class Preprocess:
+    """From raw pixels to the network's input; fitted on the training split alone."""
+
+    crop: int | None = None  # centre crop, pixels
+    size: int | None = None  # resize by area, pixels
+    stretch: Literal["asinh", "log", "none"] = "asinh"
+    scale: float | None = None  # of the stretch, in image units; the training images' noise when not given
+    normalise: Literal["per_set", "per_image", "none"] = "per_set"
+
+
+@dataclass
+class Augment:
+    """Random symmetries of the training images."""
+
+    d4: bool = True  # the eight exact symmetries of the square
+    shift: float = 0.0  # largest shift, pixels (sub-pixel shifts are interpolated)
+    rotate: float = 0.0  # largest rotation, degrees
+
+
+@dataclass
+class Model:
+    """A key of deeplense.models.MODELS, any timm name, or `my_package.module:Class`."""
+
+    name: str = "compact"
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    stem_stride: int | None = None  # 1 keeps the resolution of small images in networks that would halve it
+    pretrained: bool = False
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Training:
+    """How to train."""
+
+    epochs: int = 12
+    batch_size: int = 64
+    steps_per_epoch: int = 100  # only when data come straight from the simulator
+    val_images: int = 512  # likewise
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    schedule: Literal["constant", "one_cycle", "cyclic", "cosine_restarts", "plateau"] = "one_cycle"
+    warmup: float = 0.1  # share of the steps
+    cycle_epochs: int = 4  # of cyclic and cosine_restarts
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0  # 0: off
+    clip_norm: float = 1.0  # 0: off
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    patience: int = 0  # epochs without a better validation loss before stopping; 0: never
+    calibrate: bool = True  # one temperature, fitted on the validation split
+    compile: bool = False
+
+
+@dataclass
+class Tuning:
+    """Search space: dotted recipe path -> {float|log|int: [low, high]} or {choice: [...]}."""
+
+    space: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    sampler: Literal["tpe", "cmaes", "random"] = "tpe"
+    pruner: Literal["median", "hyperband", "none"] = "median"
+    trials: int = 20
+
+
+@dataclass
+class Recipe:
+    """Everything that defines an experiment."""
+
+    name: str = "unnamed"
+    description: str = ""
+    seed: int = 0
+    splits: dict[str, int] = field(default_factory=lambda: {"train": 900, "val": 300, "test": 300})
+    simulation: Simulation = field(default_factory=Simulation)
+    task: Task = field(default_factory=Task)
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    augment: Augment = field(default_factory=Augment)
+    model: Model = field(default_factory=Model)
+    training: Training = field(default_factory=Training)
+    tuning: Tuning = field(default_factory=Tuning)
