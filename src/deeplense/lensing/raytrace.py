@@ -1,0 +1,129 @@
+"""Ray shooting: the sum of any mix of deflectors, and the light seen through it, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deeplense.lensing.light import LIGHT
+from deeplense.lensing.mass import MASS, Deflection
+
+CHUNK = 1 << 18  # elements of a temporary: small enough for a core's cache, large enough to amortise calls
+
+
+@dataclass(frozen=True)
+class Component:
+    """N profiles of one kind in each of B images.
+
+    Attributes:
+        profile: key of `MASS` or `LIGHT`.
+        params: name -> (B, N).
+        mask: (B, N) bool, False where the array is padding; None when nothing is.
+    """
+
+    profile: str
+    params: dict[str, Tensor]
+    mask: Tensor | None = None
+
+    def __getitem__(self, rows: slice | Tensor) -> Component:
+        mask = None if self.mask is None else self.mask[rows]
+        return Component(self.profile, {k: v[rows] for k, v in self.params.items()}, mask)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Component:
+        """Move and cast the parameters."""
+        mask = None if self.mask is None else self.mask.to(device)
+        return Component(self.profile, {k: v.to(device, dtype) for k, v in self.params.items()}, mask)
+
+    def chunks(self, pixels: int) -> Iterator[Component]:
+        """Slices along N whose (B, n, pixels) temporaries hold at most `CHUNK` elements."""
+        first = next(iter(self.params.values()))
+        n = first.shape[1]
+        step = max(1, CHUNK // max(1, first.shape[0] * pixels))
+        for start in range(0, n, step):
+            mask = None if self.mask is None else self.mask[:, start : start + step]
+            yield Component(self.profile, {k: v[:, start : start + step] for k, v in self.params.items()}, mask)
+
+
+def deflection(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
+    """α summed over all deflectors.
+
+    Args:
+        x, y: (B, H, W), or anything that broadcasts to it: a row (1, 1, W) and a column (1, H, 1) save work.
+        mass: components with B images each.
+
+    Returns:
+        alpha_x, alpha_y: (B, H, W) [arcsec].
+    """
+    batch = next(iter(mass[0].params.values())).shape[0] if mass else x.shape[0]
+    shape = torch.broadcast_shapes((batch, 1, 1), x.shape, y.shape)
+    alpha_x, alpha_y = x.new_zeros(shape), x.new_zeros(shape)
+    for component in mass:
+        profile = MASS[component.profile]
+        for part in component.chunks(shape[1] * shape[2]):
+            params = dict(part.params)
+            if part.mask is not None:
+                params |= {name: params[name] * part.mask for name in profile.strength}
+            single = {k: v[..., None, None] for k, v in params.items()}
+            if profile.circular:
+                _add_circular(alpha_x, alpha_y, x[:, None], y[:, None], profile.function, single)
+            else:
+                ax, ay = profile.function(x[:, None], y[:, None], **single)
+                alpha_x += ax[:, 0] if ax.shape[1] == 1 else ax.sum(1)
+                alpha_y += ay[:, 0] if ay.shape[1] == 1 else ay.sum(1)
+    return alpha_x, alpha_y
+
+
+def _add_circular(
+    alpha_x: Tensor, alpha_y: Tensor, x: Tensor, y: Tensor, function: Callable[..., Tensor], params: dict[str, Tensor]
+) -> None:
+    """α += Σ weight(r²)·(dx, dy), with as few passes over the pixels as torch allows."""
+    params = dict(params)
+    dx, dy = x - params.pop("center_x"), y - params.pop("center_y")
+    weight = function(dx * dx + (dy * dy + torch.finfo(x.dtype).tiny), **params)
+    for n in range(weight.shape[1]):
+        alpha_x.addcmul_(weight[:, n], dx[:, n])
+        alpha_y.addcmul_(weight[:, n], dy[:, n])
+
+
+def brightness(x: Tensor, y: Tensor, light: Sequence[Component]) -> Tensor:
+    """Surface brightness summed over all profiles at (x, y).
+
+    Args:
+        x, y: (B, H, W) or broadcastable. light: components with B images each.
+
+    Returns:
+        (B, H, W), in the unit of `amp`.
+    """
+    total = x.new_zeros(torch.broadcast_shapes(x.shape, y.shape))
+    for component in light:
+        for part in component.chunks(total.shape[-1] * total.shape[-2]):
+            params = {k: v[..., None, None] for k, v in part.params.items()}
+            each = LIGHT[part.profile](x[:, None], y[:, None], **params)
+            if part.mask is not None:
+                each = torch.where(part.mask[..., None, None], each, torch.zeros_like(each))
+            total = total + (each[:, 0] if each.shape[1] == 1 else each.sum(1))
+    return total
+
+
+def grid(size: int, pixel_scale: float, device: torch.device | str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A row (1, 1, size) of x and a column (1, size, 1) of y [arcsec], centred: x_j = (j − (n−1)/2)·pixel_scale."""
+    # in float64 first: the rounding of the coordinates themselves must not enter the image
+    line = ((torch.arange(size, dtype=torch.float64) - (size - 1) / 2) * pixel_scale).to(device, dtype)
+    return line[None, None, :], line[None, :, None]
+
+
+def magnification(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Tensor:
+    """μ = 1/det(1 − ∂α/∂θ), by automatic differentiation.
+
+    Args:
+        x, y: (B, H, W), the same shape. mass: components with B images each.
+    """
+    x, y = x.detach().requires_grad_(True), y.detach().requires_grad_(True)
+    with torch.enable_grad():
+        alpha_x, alpha_y = deflection(x, y, mass)
+        xx, xy = torch.autograd.grad(alpha_x.sum(), (x, y), retain_graph=True)
+        yx, yy = torch.autograd.grad(alpha_y.sum(), (x, y))
+    return 1 / ((1 - xx) * (1 - yy) - xy * yx)

@@ -1,0 +1,169 @@
+"""Images: render a scene → PSF → noise, once.
+
+`render` is deterministic and differentiable; `add_noise` holds all the randomness of an image.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deeplense import rng
+from deeplense.lensing import raytrace
+from deeplense.sim.instrument import Instrument
+from deeplense.sim.scene import Scene
+
+PIXELS = 1 << 18  # of a chunk of images: temporaries stay in a core's cache
+
+
+def render(scene: Scene, size: int, pixel_scale: float, instrument: Instrument, supersampling: int = 1) -> Tensor:
+    """Noiseless images in counts/s a pixel.
+
+    Args:
+        scene: its device and dtype are the image's.
+        supersampling: sub-pixels a side; the PSF acts on them, then they are averaged.
+
+    Returns:
+        (B, 1, size, size).
+    """
+    step = max(1, PIXELS // (size * supersampling) ** 2)
+    parts = [
+        _blur(_surface(scene[i : i + step], size, pixel_scale, supersampling), instrument, pixel_scale, supersampling)
+        for i in range(0, len(scene), step)
+    ]
+    return torch.cat(parts)[:, None] * pixel_scale**2
+
+
+def unblurred(scene: Scene, size: int, pixel_scale: float, supersampling: int = 1) -> Tensor:
+    """The same before the PSF."""
+    surface = _surface(scene, size, pixel_scale, supersampling)
+    return _bin(surface, supersampling)[:, None] * pixel_scale**2
+
+
+def _surface(scene: Scene, size: int, pixel_scale: float, supersampling: int) -> Tensor:
+    scale = scene.deflection_scale
+    x, y = raytrace.grid(size * supersampling, pixel_scale / supersampling, scale.device, scale.dtype)
+    alpha_x, alpha_y = raytrace.deflection(x, y, scene.mass)
+    if bool((scale != 1).any()):
+        alpha_x, alpha_y = alpha_x * scale[:, None, None], alpha_y * scale[:, None, None]
+    total = raytrace.brightness(x - alpha_x, y - alpha_y, scene.source)
+    return total + raytrace.brightness(x, y, scene.lens_light) if scene.lens_light else total
+
+
+def _bin(image: Tensor, factor: int) -> Tensor:
+    return image if factor == 1 else F.avg_pool2d(image[:, None], factor)[:, 0]
+
+
+def _blur(image: Tensor, instrument: Instrument, pixel_scale: float, supersampling: int) -> Tensor:
+    """Separable Gaussian, then the mean of the sub-pixels; beyond the border the edge repeats, as in scipy's 'nearest'.
+
+    Shifted sums beat a convolution call on the CPU: kernels here are a few pixels wide.
+    """
+    sigma = instrument.psf_fwhm / (2 * (2 * np.log(2)) ** 0.5) / pixel_scale * supersampling
+    weights = _half_gaussian(float(sigma), instrument.psf_truncation)
+    radius, n = len(weights) - 1, image.shape[-1]
+    for axis, pad in ((-1, (radius, radius, 0, 0)), (-2, (0, 0, radius, radius))):
+        padded = F.pad(image[:, None], pad, mode="replicate")[:, 0]
+        image = padded.narrow(axis, radius, n) * weights[0]
+        for k in range(1, radius + 1):
+            image = image.add(padded.narrow(axis, radius - k, n) + padded.narrow(axis, radius + k, n), alpha=weights[k])
+    return _bin(image, supersampling)
+
+
+@lru_cache
+def _half_gaussian(sigma: float, truncation: float) -> tuple[float, ...]:
+    """Weights at 0, 1, ... sub-pixels, normalised over both sides."""
+    weights = np.exp(-0.5 * (np.arange(int(truncation * sigma + 0.5) + 1) / sigma) ** 2)
+    return tuple(float(w) for w in weights / (2 * weights.sum() - weights[0]))
+
+
+def add_noise(
+    image: Tensor, scene: Scene, instrument: Instrument, pixel_scale: float, noise: str, seed: int, stream: str
+) -> Tensor:
+    """Images as the detector gives them.
+
+    Args:
+        image: (B, 1, H, W) noiseless counts/s. noise: one of the keys of `NOISE`.
+
+    Returns:
+        (B, 1, H, W): counts/s, for "triple" counts. On the CPU each image has a generator of its own, so its noise
+        depends on (seed, stream, index) alone; on other devices the first image's index seeds the batch.
+    """
+    if noise == "none":
+        return image
+    if noise == "doubled":  # DeepLenseSim, Models II-III: adds the image to itself, never the noise
+        return 2 * image
+    if image.device.type == "cpu":
+        out = image.contiguous().numpy().copy()
+        for row, (index, t) in enumerate(zip(scene.index.tolist(), scene.exposure.tolist(), strict=True)):
+            generator = rng.generator(seed, f"{stream}/noise", index)
+            out[row] = _expose(out[row], t, instrument, pixel_scale, noise == "triple", generator)
+        return torch.from_numpy(out)
+    return _expose_batch(image, scene, instrument, pixel_scale, noise == "triple", seed, stream)
+
+
+NOISE = ("once", "none", "doubled", "triple")
+
+
+def _expose(
+    image: NDArray[np.float32],
+    t: float,
+    instrument: Instrument,
+    pixel_scale: float,
+    triple: bool,
+    generator: np.random.Generator,
+) -> NDArray[np.float32]:
+    # torch draws normals twice as fast as NumPy; Poisson numbers they draw alike
+    seed = torch.Generator().manual_seed(int(generator.integers(2**62)))
+    normal = torch.empty(image.shape).normal_(generator=seed).numpy()
+    if instrument.background_rms is not None:
+        electrons = poisson(image * t, generator) + instrument.background_rms * t * normal
+    else:
+        sky = instrument.sky_rate(pixel_scale) * t
+        electrons = poisson(image * t + sky, generator) - sky
+        electrons += instrument.read_noise * instrument.n_exposures**0.5 * normal
+    if triple:  # DeepLenseSim, Model I: the noisy image's counts are drawn once more
+        return generator.poisson(np.clip(electrons, 0, None)).astype(np.float32)
+    return electrons / np.float32(t)
+
+
+FAINT = 0.05
+
+
+def poisson(rate: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
+    """Poisson draws, exact and quick where most rates are near zero.
+
+    The total of independent Poisson counts is Poisson, and given the total they are multinomial; so pixels fainter
+    than `FAINT` get one draw of their total, whose few counts are then scattered with probability ∝ rate.
+    """
+    flat = rate.ravel()
+    out = np.zeros(flat.shape, np.float32)
+    bright = flat >= FAINT
+    out[bright] = generator.poisson(flat[bright])
+    faint = np.flatnonzero(~bright)
+    if len(faint):
+        cumulative = np.cumsum(flat[faint], dtype=np.float64)
+        counts = np.sort(generator.random(generator.poisson(cumulative[-1]))) * cumulative[-1]
+        hit = np.searchsorted(cumulative, counts, side="right").clip(max=len(faint) - 1)
+        np.add.at(out, faint[hit], 1)
+    return out.reshape(rate.shape)
+
+
+def _expose_batch(
+    image: Tensor, scene: Scene, instrument: Instrument, pixel_scale: float, triple: bool, seed: int, stream: str
+) -> Tensor:
+    generator = rng.torch_generator(seed, f"{stream}/noise", int(scene.index[0]), device=image.device)
+    t = scene.exposure[:, None, None, None]
+    normal = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
+    if instrument.background_rms is not None:
+        electrons = torch.poisson(image * t, generator) + instrument.background_rms * t * normal
+    else:
+        sky = instrument.sky_rate(pixel_scale) * t
+        electrons = torch.poisson(image * t + sky, generator) - sky
+        electrons = electrons + instrument.read_noise * instrument.n_exposures**0.5 * normal
+    return torch.poisson(electrons.clamp_min(0), generator) if triple else electrons / t

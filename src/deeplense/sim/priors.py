@@ -1,0 +1,107 @@
+"""Priors: what a recipe's `{kind: [arguments]}` means, drawn in blocks.
+
+To add one: a `Kind` with its check and its draw, one line in `PRIORS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from deeplense import config
+from deeplense.errors import UserError
+
+Array = NDArray[np.float64]
+
+
+class Kind(NamedTuple):
+    """Names of the arguments, a check that returns what is wrong (or ''), and the draw."""
+
+    arguments: tuple[str, ...]
+    check: Callable[..., str]
+    draw: Callable[..., Array]
+
+
+def power_law(rng: Generator, shape: tuple[int, ...], low: float, high: float, slope: float) -> Array:
+    """dN/dm ∝ m^slope between low and high, by inversion of the cumulative distribution."""
+    u = rng.random(shape)
+    k = slope + 1
+    if abs(k) < 1e-9:
+        return np.asarray(low * (high / low) ** u)
+    return np.asarray((low**k + (high**k - low**k) * u) ** (1 / k))
+
+
+def _ordered(low: float, high: float, *_: float) -> str:
+    return "" if low < high else f"low {low:g} is not below high {high:g}; swap them"
+
+
+def _positive(low: float, high: float, *_: float) -> str:
+    return _ordered(low, high) or ("" if low > 0 else f"low {low:g} must be positive")
+
+
+PRIORS: dict[str, Kind] = {
+    "uniform": Kind(("low", "high"), _ordered, lambda rng, shape, low, high: rng.uniform(low, high, shape)),
+    "log_uniform": Kind(
+        ("low", "high"),
+        _positive,
+        lambda rng, shape, low, high: np.exp(rng.uniform(np.log(low), np.log(high), shape)),
+    ),
+    "normal": Kind(
+        ("mean", "sigma"),
+        lambda mean, sigma: "" if sigma > 0 else f"sigma {sigma:g} must be positive",
+        lambda rng, shape, mean, sigma: rng.normal(mean, sigma, shape),
+    ),
+    "power_law": Kind(("low", "high", "slope"), _positive, power_law),
+    "poisson": Kind(
+        ("mean",),
+        lambda mean: "" if mean >= 0 else f"mean {mean:g} must not be negative",
+        lambda rng, shape, mean: rng.poisson(mean, shape).astype(float),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Prior:
+    """One parameter's distribution.
+
+    Attributes:
+        kind: key of `PRIORS`, or "constant". arguments: its numbers.
+    """
+
+    kind: str
+    arguments: tuple[float, ...]
+
+    @classmethod
+    def parse(cls, spec: Any, where: str) -> Prior:
+        """From a recipe: a number, or `{kind: [arguments]}` (one argument may stand without brackets).
+
+        Raises:
+            UserError: unknown kind (nearest named), wrong number of arguments, or a reversed range.
+        """
+        if isinstance(spec, int | float) and not isinstance(spec, bool):
+            return cls("constant", (float(spec),))
+        if not isinstance(spec, dict) or len(spec) != 1:
+            raise UserError(f"{where}: {spec!r} is not a prior; write a number or {{uniform: [low, high]}}")
+        ((name, arguments),) = spec.items()
+        kind = config.lookup(PRIORS, str(name), f"{where}: prior")
+        values = arguments if isinstance(arguments, list | tuple) else [arguments]
+        if len(values) != len(kind.arguments) or not all(isinstance(v, int | float) for v in values):
+            raise UserError(f"{where}: {name} takes [{', '.join(kind.arguments)}] as numbers, not {arguments!r}")
+        if wrong := kind.check(*values):
+            raise UserError(f"{where}: {name} {list(values)}: {wrong}")
+        return cls(str(name), tuple(float(v) for v in values))
+
+    @property
+    def constant(self) -> bool:
+        return self.kind == "constant"
+
+    def sample(self, rng: Generator, shape: tuple[int, ...]) -> Array:
+        """Draws of the given shape, float64; a constant uses no randomness."""
+        if self.constant:
+            return np.full(shape, self.arguments[0])
+        return PRIORS[self.kind].draw(rng, shape, *self.arguments)
