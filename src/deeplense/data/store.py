@@ -5,9 +5,7 @@ Images are contiguous and uncompressed, so a shard's images are one memory map a
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deeplense.allocator import keep_freed_memory
 from deeplense.data import schema
 from deeplense.data.schema import Batch, Manifest, Shard
 from deeplense.errors import UserError
@@ -75,7 +74,7 @@ class Split:
         self.params: NDArray[np.float64] = np.concatenate([o[2] for o in opened])
         self.ids: list[str] = [i.decode() for o in opened for i in o[3]]
         self._starts = np.cumsum([0] + [len(o[1]) for o in opened])
-        _keep_freed_memory()
+        keep_freed_memory()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -177,12 +176,3 @@ def _open_shard(
     # copy-on-write keeps torch content with a map that can never change the file
     images = torch.from_numpy(np.memmap(path, np.float32, "c", offset, shape))
     return images, labels, params, ids
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc reuse large freed buffers: a fresh page costs more than the copy that fills it."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-            libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD

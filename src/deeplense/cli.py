@@ -1,0 +1,169 @@
+"""The command line: one sub-command a verb, nothing but wiring. A verb's function signature is its options."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from deeplense.errors import UserError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """How a function appears on the command line.
+
+    Attributes:
+        where: `module:function`, imported when the verb is used.
+        positional: its positional arguments, "+" or "*" after the name for one or more, none or more.
+        lists: options that take several values.
+        skip: arguments of the function that the command line does not offer.
+    """
+
+    where: str
+    example: str
+    positional: tuple[str, ...]
+    lists: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def load(self) -> Callable[..., Any]:
+        module, _, name = self.where.partition(":")
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return function
+
+
+VERBS = {
+    "simulate": Verb(
+        "deeplense.data.generate:simulate",
+        "deeplense simulate quickstart --out runs/data --splits train=900,val=300,test=300 --workers 2",
+        ("recipe", "overrides*"),
+    ),
+    "import": Verb(
+        "deeplense.data.importing:import_dataset",
+        "deeplense import lenses.zip --out runs/lenses --splits train=0.8,test=0.2",
+        ("source",),
+    ),
+    "info": Verb("deeplense.evaluation.info:info", "deeplense info runs/data --verify", ("source",)),
+    "show": Verb(
+        "deeplense.evaluation.show:show",
+        "deeplense show runs/data --id test-00000002 --out lens.png",
+        ("source",),
+    ),
+    "train": Verb(
+        "deeplense.training.fit:train",
+        "deeplense train quickstart --data runs/data --out runs/first training.lr=0.002",
+        ("recipe", "overrides*"),
+        skip=("on_epoch",),
+    ),
+    "tune": Verb(
+        "deeplense.tuning.study:tune",
+        "deeplense tune quickstart --data runs/data --out runs/study --trials 12",
+        ("recipe", "overrides*"),
+    ),
+    "evaluate": Verb(
+        "deeplense.evaluation.report:evaluate",
+        "deeplense evaluate runs/first/bundle.safetensors --data runs/data --out runs/report",
+        ("bundle",),
+        lists=("against",),
+    ),
+    "predict": Verb(
+        "deeplense.inference.predict:predict",
+        "deeplense predict runs/first/bundle.safetensors images/ more.zip --out table.csv",
+        ("bundle", "inputs+"),
+    ),
+    "export": Verb(
+        "deeplense.inference.export:export",
+        "deeplense export runs/first/bundle.safetensors --out model.onnx --int8 --data runs/data",
+        ("bundle",),
+    ),
+    "benchmark": Verb("deeplense.benchmark:benchmark", "deeplense benchmark simulate", ("verb?",)),
+}
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits 0, 2 on bad input (one line says what), 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_overview())
+        elif arguments[0] == "--version":
+            from importlib import metadata
+
+            print(f"deeplense {metadata.version('deeplense')}")
+        else:
+            _run(arguments)
+    except UserError as error:
+        _fail(str(error))
+    except ArgumentError as error:
+        _fail(" ".join(str(error).split()) + f" (deeplense {arguments[0]} --help shows how)")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(arguments: list[str]) -> None:
+    from deeplense.config import lookup
+
+    name, rest = arguments[0], arguments[1:]
+    verb: Verb = lookup(VERBS, name, "verb")
+    function = verb.load()
+    parser = _parser(name, verb, function)
+    values = vars(parser.parse_args([_underscored(word) for word in rest]))
+    function(**{k: v for k, v in values.items() if k in _names(parser)})
+
+
+def _parser(name: str, verb: Verb, function: Callable[..., Any]) -> ArgumentParser:
+    doc = (function.__doc__ or "").strip().splitlines()
+    parser = _Parser(
+        prog=f"deeplense {name}",
+        description=doc[0] if doc else "",
+        epilog=f"example: {verb.example}",
+        exit_on_error=False,
+    )
+    for argument in verb.positional:
+        bare = argument.rstrip("+*?")
+        many = {"nargs": argument[-1]} if argument != bare else {}
+        kind = {"overrides": "key.sub=value, settings of the recipe"}.get(bare, bare)
+        parser.add_argument(bare, help=kind, **({"default": None} if many.get("nargs") == "?" else {}), **many)
+    for option in verb.lists:
+        parser.add_argument(f"--{option}", nargs="+", default=[])
+    known = {a.rstrip("+*?") for a in verb.positional} | set(verb.lists) | set(verb.skip)
+    parser.add_function_arguments(function, skip=known, as_group=False)
+    return parser
+
+
+class _Parser(ArgumentParser):
+    """Options are written with dashes, arguments of functions with underscores."""
+
+    def format_help(self) -> str:
+        return re.sub(r"--\w+", lambda match: match[0].replace("_", "-"), super().format_help())
+
+
+def _underscored(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") and len(name) > 2 else word
+
+
+def _names(parser: ArgumentParser) -> set[str]:
+    return {action.dest for action in parser._actions} - {"help"}
+
+
+def _overview() -> str:
+    lines = ["deeplense: simulate strong lenses, learn their dark matter, report it honestly", ""]
+    lines += [f"  {verb.example}" for verb in VERBS.values()]
+    return "\n".join([*lines, "", "deeplense VERB --help explains a verb."])
+
+
+def _fail(message: str) -> None:
+    sys.stdout.flush()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,151 @@
+"""`show`: look at a recipe's world, a dataset, or one image with and without its noise and substructure."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from deeplense import config, rng
+from deeplense.data import schema
+from deeplense.data.store import Dataset
+from deeplense.errors import UserError
+from deeplense.sim import image
+from deeplense.sim.observe import observe
+from deeplense.sim.scene import Scene
+from deeplense.sim.world import World
+
+Array = NDArray[np.float32]
+COLUMNS = 6
+MACRO = ("sie", "shear")
+
+
+def show(source: str | Path, out: str | Path, id: str | None = None) -> Path:
+    """Draw a recipe's world, a dataset, or one image of it.
+
+    Args:
+        source: a dataset's folder, or a recipe.
+        out: the picture to write (.png, .pdf, .svg).
+        id: of one image; from a simulated dataset it is rendered again with and without noise and substructure.
+
+    Raises:
+        UserError: no such dataset, recipe, id, or kind of picture.
+    """
+    out = Path(out)
+    if out.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"{out}: not a kind of picture; end it in .png, .pdf or .svg")
+    if (Path(source) / schema.MANIFEST).exists() or Path(source).is_dir():
+        dataset = Dataset(source)
+        figure = _gallery_of_dataset(dataset) if id is None else _one_image(dataset, id)
+    elif id is not None:
+        raise UserError(f"--id names an image of a dataset; {source} is a recipe")
+    else:
+        figure = _gallery_of_recipe(source)
+    with schema.atomic(out) as temporary:
+        figure.savefig(temporary, dpi=150)
+    print(f"wrote {out}")
+    return out
+
+
+def _gallery_of_recipe(source: str | Path) -> Figure:
+    recipe = config.load_recipe(source)
+    world = World(recipe.simulation)
+    rows = {}
+    for scene in world.scenes(recipe.seed, "show", 0):
+        rows[world.classes[scene.label]] = observe(world, scene[:COLUMNS], recipe.seed, "show").numpy()
+    return _gallery(rows, recipe.name, world.pixel_scale)
+
+
+def _gallery_of_dataset(dataset: Dataset) -> Figure:
+    manifest = dataset.manifest
+    split = dataset.split(next(iter(manifest.splits)))
+    names = dict(enumerate(manifest.classes)) or {}
+    rows = {}
+    for label in np.unique(split.labels):
+        some = np.flatnonzero(split.labels == label)[:COLUMNS]
+        rows[names.get(int(label), "unlabelled")] = split.images(some).numpy()
+    return _gallery(rows, manifest.name, manifest.image.pixel_scale)
+
+
+def _gallery(rows: dict[str, Array], title: str, pixel_scale: float | None) -> Figure:
+    figure = Figure(figsize=(1.6 * COLUMNS, 1.6 * len(rows) + 0.8), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(len(rows), COLUMNS, squeeze=False)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        for k, axes in enumerate(line):
+            axes.set(xticks=[], yticks=[])
+            if k < len(images):
+                _draw(axes, images[k])
+            else:
+                axes.axis("off")
+        line[0].set_ylabel(name)
+    if pixel_scale:
+        field = rows[next(iter(rows))].shape[-1] * pixel_scale
+        figure.supxlabel(f"each image is {field:.2g}″ wide; asinh stretch", fontsize=9)
+    return figure
+
+
+def _one_image(dataset: Dataset, id: str) -> Figure:
+    split, row = dataset.locate(id)
+    manifest = dataset.manifest
+    label = int(split.labels[row])
+    name = manifest.classes[label] if label >= 0 else "unlabelled"
+    truth = ", ".join(
+        f"{p.name} = {v:.4g}" for p, v in zip(manifest.parameters, split.params[row], strict=True) if np.isfinite(v)
+    )
+    stored = split.images(np.array([row]))[0].numpy()
+    panels = {"stored": stored}
+    if manifest.source == "simulated" and manifest.recipe is not None:
+        panels |= _again(config.load_recipe(manifest.recipe), split.name, row)
+    figure = Figure(figsize=(3.3 * len(panels), 4), layout="constrained")
+    figure.suptitle(f"{id} · {name}\n{truth}", fontsize=10)
+    for axes, (what, picture) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        drawn = _draw(axes, picture, signed=what.startswith("effect"))
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(what, fontsize=10)
+        figure.colorbar(drawn, ax=axes, shrink=0.7)
+    return figure
+
+
+def _again(recipe: config.Recipe, split: str, index: int) -> dict[str, Array]:
+    """Render an image anew: with its noise, without, without substructure, and what substructure does."""
+    world = World(recipe.simulation)
+    scene = _find(world.scenes(recipe.seed, split, index // rng.BLOCK), index)
+    smooth = dataclasses.replace(scene, mass=[c for c in scene.mass if c.profile in MACRO])
+
+    def clean(s: Scene) -> Array:
+        s = s.to("cpu", torch.float64)
+        picture = image.render(s, world.size, world.pixel_scale, world.instrument, recipe.simulation.supersampling)
+        return picture[0].numpy().astype(np.float32)
+
+    with_sub, without = clean(scene), clean(smooth)
+    return {
+        "rendered again": observe(world, scene, recipe.seed, split)[0].numpy(),
+        "without noise": with_sub,
+        "without substructure": without,
+        "effect of substructure": with_sub - without,
+    }
+
+
+def _find(scenes: list[Scene], index: int) -> Scene:
+    for scene in scenes:
+        at = torch.nonzero(scene.index == index)
+        if len(at):
+            return scene[at[:, 0]]
+    raise UserError(f"scene {index} is not in its block; the dataset was made by another version of the code")
+
+
+def _draw(axes: Axes, picture: Array, signed: bool = False):  # type: ignore[no-untyped-def]
+    """One image, y up: asinh-stretched, or signed around zero."""
+    plane = picture.mean(0)
+    if signed:
+        top = float(np.abs(plane).max()) or 1.0
+        return axes.imshow(plane, origin="lower", cmap="RdBu_r", vmin=-top, vmax=top)
+    low, high = np.nanpercentile(plane, [1, 99.8])
+    scale = (high - low) / 10 or 1.0
+    return axes.imshow(np.arcsinh((plane - low) / scale), origin="lower", cmap="magma")

@@ -1,0 +1,120 @@
+"""The same `Scene` through lenstronomy: `engine: lenstronomy`, and the oracle of our own renderer.
+
+Needs `pip install deeplense[reference]`. One image at a time and far slower than `image.render`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deeplense.errors import UserError
+from deeplense.lensing.raytrace import Component
+from deeplense.sim.instrument import Instrument
+from deeplense.sim.scene import Scene
+
+try:
+    from lenstronomy.Data.imaging_data import ImageData
+    from lenstronomy.Data.psf import PSF
+    from lenstronomy.ImSim.image_model import ImageModel
+    from lenstronomy.LensModel.lens_model import LensModel
+    from lenstronomy.LightModel.light_model import LightModel
+except ImportError:
+    ImageModel = None
+
+Profile = tuple[str, dict[str, float]]
+MASS = {"sie": "SIE", "shear": "SHEAR", "point_mass": "POINT_MASS", "line_mass": "POINT_MASS"}
+LIGHT = {"sersic": "SERSIC_ELLIPSE"}
+
+
+class LineMass:
+    """The uniform line for lenstronomy, which has none: α* = θ_E²/(2L) ln[(z+L)/(z−L)], z complex along the line."""
+
+    def derivatives(
+        self, x: Any, y: Any, theta_E2: float, half_length: float, angle: float, center_x: float, center_y: float
+    ) -> tuple[Any, Any]:
+        turn = np.exp(1j * angle)
+        z = ((x - center_x) + 1j * (y - center_y)) / turn
+        alpha = np.conj(theta_E2 / (2 * half_length) * np.log((z + half_length) / (z - half_length))) * turn
+        return alpha.real, alpha.imag
+
+
+def render(
+    scene: Scene, size: int, pixel_scale: float, instrument: Instrument, supersampling: int = 1, psf: bool = True
+) -> Tensor:
+    """Noiseless images by lenstronomy, (B, 1, size, size) float64, counts/s a pixel.
+
+    Raises:
+        UserError: lenstronomy is not installed.
+    """
+    if ImageModel is None:
+        raise UserError("engine lenstronomy: not installed; run pip install 'deeplense[reference]'")
+    images = [_render_one(scene, row, size, pixel_scale, instrument, supersampling, psf) for row in range(len(scene))]
+    return torch.from_numpy(np.stack(images))[:, None]
+
+
+def _render_one(
+    scene: Scene, row: int, size: int, pixel_scale: float, instrument: Instrument, supersampling: int, psf: bool
+) -> NDArray[np.float64]:
+    start = -(size - 1) / 2 * pixel_scale
+    data = ImageData(
+        image_data=np.zeros((size, size)),
+        ra_at_xy_0=start,
+        dec_at_xy_0=start,
+        transform_pix2angle=np.eye(2) * pixel_scale,
+        background_rms=1.0,
+        exposure_time=1.0,
+    )
+    blur = {
+        "psf_type": "GAUSSIAN",
+        "fwhm": instrument.psf_fwhm,
+        "pixel_size": pixel_scale,
+        "truncation": instrument.psf_truncation,
+    }
+    lens, kwargs_lens = _lens_model(scene, row)
+    source, kwargs_source = _light_model(scene.source, row)
+    front, kwargs_front = _light_model(scene.lens_light, row)
+    model = ImageModel(
+        data,
+        PSF(**blur) if psf else PSF(psf_type="NONE"),
+        lens_model_class=lens,
+        source_model_class=source,
+        lens_light_model_class=front,
+        kwargs_numerics={"supersampling_factor": supersampling, "supersampling_convolution": supersampling > 1},
+    )
+    return np.asarray(model.image(kwargs_lens, kwargs_source, kwargs_lens_light=kwargs_front))
+
+
+def _lens_model(scene: Scene, row: int) -> tuple[Any, list[dict[str, float]]]:
+    names, kwargs, lines = [], [], []
+    scale = float(scene.deflection_scale[row])
+    for component in scene.mass:
+        for params in _profiles(component, row):
+            if component.profile == "line_mass":
+                lines.append(len(names))
+            if component.profile == "point_mass":
+                params["theta_E"] = float(np.sqrt(params.pop("theta_E2") * scale))
+            for strength in ("theta_E2", "gamma1", "gamma2") + (("theta_E",) if component.profile == "sie" else ()):
+                if strength in params:
+                    params[strength] *= scale
+            names.append(MASS[component.profile])
+            kwargs.append(params)
+    model = LensModel(names)
+    for position in lines:
+        model.lens_model.func_list[position] = LineMass()
+    return model, kwargs
+
+
+def _light_model(components: list[Component], row: int) -> tuple[Any, list[dict[str, float]]]:
+    found = [(LIGHT[c.profile], params) for c in components for params in _profiles(c, row)]
+    return LightModel([name for name, _ in found]), [params for _, params in found]
+
+
+def _profiles(component: Component, row: int) -> list[dict[str, float]]:
+    n = next(iter(component.params.values())).shape[1]
+    present = [k for k in range(n) if component.mask is None or bool(component.mask[row, k])]
+    return [{name: float(value[row, k]) for name, value in component.params.items()} for k in present]
