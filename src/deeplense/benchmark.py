@@ -72,7 +72,14 @@ def _train(recipe: str, folder: Path, device: str) -> float:
         seconds.append(time.perf_counter() - start)
 
     with contextlib.redirect_stdout(io.StringIO()):
-        train(recipe, folder / "data", folder / "run", overrides=["training.epochs=3"], device=device, on_epoch=note)
+        train(
+            recipe,
+            folder / "data",
+            folder / "run",
+            overrides=["training.epochs=3"],
+            device=device,
+            on_epoch=note,
+        )
     return IMAGES / float(np.diff(seconds).min())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import sys
@@ -116,12 +117,15 @@ def _run(arguments: list[str]) -> None:
     name, rest = arguments[0], arguments[1:]
     verb: Verb = lookup(VERBS, name, "verb")
     function = verb.load()
-    parser = _parser(name, verb, function)
-    values = vars(parser.parse_args([_underscored(word) for word in rest]))
+    flags = [p.name for p in inspect.signature(function).parameters.values() if p.default is False]
+    parser = _parser(name, verb, function, flags)
+    values = vars(
+        parser.parse_args(_ordered([_underscored(word) for word in rest], flags, "overrides*" in verb.positional))
+    )
     function(**{k: v for k, v in values.items() if k in _names(parser)})
 
 
-def _parser(name: str, verb: Verb, function: Callable[..., Any]) -> ArgumentParser:
+def _parser(name: str, verb: Verb, function: Callable[..., Any], flags: list[str]) -> ArgumentParser:
     doc = (function.__doc__ or "").strip().splitlines()
     parser = _Parser(
         prog=f"deeplense {name}",
@@ -136,7 +140,9 @@ def _parser(name: str, verb: Verb, function: Callable[..., Any]) -> ArgumentPars
         parser.add_argument(bare, help=kind, **({"default": None} if many.get("nargs") == "?" else {}), **many)
     for option in verb.lists:
         parser.add_argument(f"--{option}", nargs="+", default=[])
-    known = {a.rstrip("+*?") for a in verb.positional} | set(verb.lists) | set(verb.skip)
+    for flag in flags:
+        parser.add_argument(f"--{flag}", action="store_true")
+    known = {a.rstrip("+*?") for a in verb.positional} | {*verb.lists, *verb.skip, *flags}
     parser.add_function_arguments(function, skip=known, as_group=False)
     return parser
 
@@ -151,6 +157,22 @@ class _Parser(ArgumentParser):
 def _underscored(word: str) -> str:
     name, equals, value = word.partition("=")
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") and len(name) > 2 else word
+
+
+def _ordered(words: list[str], flags: list[str], overrides: bool) -> list[str]:
+    """Settings may stand anywhere; the parser wants positional arguments together, so they go first."""
+    if not overrides:
+        return words
+    bare = {f"--{flag}" for flag in flags}
+    settings = [
+        k
+        for k, word in enumerate(words)
+        if re.match(r"[a-z_]\w*(\.\w+)*=", word)
+        and not (k and words[k - 1].startswith("--") and words[k - 1] not in bare)
+    ]
+    first = [word for k, word in enumerate(words) if k not in settings]
+    at = 1 if first and not first[0].startswith("-") else 0
+    return [*first[:at], *(words[k] for k in settings), *first[at:]]
 
 
 def _names(parser: ArgumentParser) -> set[str]:

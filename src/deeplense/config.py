@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import functools
 import importlib
+import re
 import types
 import typing
 from importlib import resources
@@ -59,13 +61,20 @@ def build(cls: type[T], tree: Tree, where: str) -> T:
         UserError: an unknown key or a value of the wrong type, named by its dotted path below `where`.
     """
     _check_keys(cls, tree, where)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--it", type=cls)
+    parser = _parser(cls)
     try:
         return typing.cast(T, parser.instantiate_classes(parser.parse_object({"it": tree})).it)
     except (ArgumentError, TypeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"{where}: {_blame(cls, tree, where) or ' '.join(lines)[:300]}") from error
+
+
+@functools.lru_cache
+def _parser(hint: Any) -> ArgumentParser:
+    """A parser of one value; to make it takes longer than to use it."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--it", type=hint)
+    return parser
 
 
 def shipped() -> dict[str, Path]:
@@ -151,7 +160,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    __import__("re").compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
 
@@ -215,10 +224,8 @@ def _blame(cls: Any, tree: Tree, where: str) -> str:
             if found := _blame(inner, value, f"{where}.{key}"):
                 return found
             continue
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_argument("--it", type=hints[key])
         try:
-            parser.parse_object({"it": value})
+            _parser(hints[key]).parse_object({"it": value})
         except (ArgumentError, TypeError, ValueError):
             hint = hints[key]
             wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

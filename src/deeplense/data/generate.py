@@ -95,7 +95,15 @@ def simulate(
     if _claim(out, made, engine, where.type, world):
         return out
     tasks = [
-        Task(config.to_tree(made), str(out.absolute()), split, number, min(SHARD, n - number * SHARD), engine, str(where))
+        Task(
+            config.to_tree(made),
+            str(out.absolute()),
+            split,
+            number,
+            min(SHARD, n - number * SHARD),
+            engine,
+            str(where),
+        )
         for split, n in made.splits.items()
         for number in range(-(-n // SHARD))
     ]
@@ -143,7 +151,9 @@ def make_shard(task: Task) -> Shard:
         index.append(block.index)
     ids = [f"{task.split}-{i:08d}" for i in np.concatenate(index)]
     folder = Path(task.folder)
-    return store.write_shard(folder, task.split, task.number, images, np.concatenate(labels), np.concatenate(truth), ids)
+    return store.write_shard(
+        folder, task.split, task.number, images, np.concatenate(labels), np.concatenate(truth), ids
+    )
 
 
 def _run(tasks: list[Task], workers: int, cluster: str | None, out: Path) -> list[Shard]:
@@ -191,7 +201,9 @@ def _executor(workers: int, cluster: str | None) -> Iterator[Executor]:
         return
     # spawn, not fork: a forked copy of a process that has used threads can hang
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(os.getpid(),)) as executor:
+    with ProcessPoolExecutor(
+        workers, context, initializer=_start_worker, initargs=(os.getpid(),)
+    ) as executor:
         yield executor
 
 
@@ -252,7 +264,9 @@ def _claim(out: Path, recipe: Recipe, engine: str, device: str, world: World) ->
         for stale in out.glob(".*.tmp*"):
             stale.unlink()
         if need > have:
-            raise UserError(f"{out}: needs {need / 1e9:.2f} GB, the disk has {have / 1e9:.2f}; free some or make fewer")
+            raise UserError(
+                f"{out}: needs {need / 1e9:.2f} GB, the disk has {have / 1e9:.2f}; free some or make fewer"
+            )
         with schema.atomic(out / PLAN) as temporary:
             temporary.write_text(json.dumps(plan))
     except OSError as error:

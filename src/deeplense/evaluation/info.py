@@ -45,7 +45,10 @@ def _dataset(folder: Path, verify: bool) -> list[tuple[str, str]]:
         ("images", ", ".join(f"{name} {n}" for name, n in m.splits.items())),
         ("shape", f"{m.image.channels} x {m.image.height} x {m.image.width}, {scale}, unit {m.image.unit}"),
         ("classes", ", ".join(m.classes) or "none"),
-        ("parameters", ", ".join(p.name + (f" [{p.unit}]" if p.unit else "") for p in m.parameters) or "none"),
+        (
+            "parameters",
+            ", ".join(p.name + (f" [{p.unit}]" if p.unit else "") for p in m.parameters) or "none",
+        ),
         ("made by", f"deeplense {m.code_version}" if m.code_version else "unknown"),
         ("fingerprint", m.fingerprint[:16]),
         ("bytes", "every byte is as it was written" if verify else "not checked (--verify does)"),
@@ -59,8 +62,14 @@ def _bundle(path: Path) -> list[tuple[str, str]]:
         ("bundle", b.recipe.name),
         ("predicts", what),
         ("network", f"{b.recipe.model.name}, {sum(p.numel() for p in b.network.parameters()):,} parameters"),
-        ("input", f"{b.image.channels} x {b.image.height} x {b.image.width}, {b.image.pixel_scale or '?'}″ a pixel"),
-        *((name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in b.summary.items()),
+        (
+            "input",
+            f"{b.image.channels} x {b.image.height} x {b.image.width}, {b.image.pixel_scale or '?'}″ a pixel",
+        ),
+        *(
+            (name, f"{value:.4g}" if isinstance(value, float) else str(value))
+            for name, value in b.summary.items()
+        ),
         ("data", b.fingerprint[:16]),
         ("made by", f"deeplense {b.code_version}"),
     ]

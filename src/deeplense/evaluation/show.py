@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -96,7 +97,9 @@ def _one_image(dataset: Dataset, id: str) -> Figure:
     label = int(split.labels[row])
     name = manifest.classes[label] if label >= 0 else "unlabelled"
     truth = ", ".join(
-        f"{p.name} = {v:.4g}" for p, v in zip(manifest.parameters, split.params[row], strict=True) if np.isfinite(v)
+        f"{p.name} = {v:.4g}"
+        for p, v in zip(manifest.parameters, split.params[row], strict=True)
+        if np.isfinite(v)
     )
     stored = split.images(np.array([row]))[0].numpy()
     panels = {"stored": stored}
@@ -104,7 +107,9 @@ def _one_image(dataset: Dataset, id: str) -> Figure:
         panels |= _again(config.load_recipe(manifest.recipe), split.name, row)
     figure = Figure(figsize=(3.3 * len(panels), 4), layout="constrained")
     figure.suptitle(f"{id} · {name}\n{truth}", fontsize=10)
-    for axes, (what, picture) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    for axes, (what, picture) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
         drawn = _draw(axes, picture, signed=what.startswith("effect"))
         axes.set(xticks=[], yticks=[])
         axes.set_title(what, fontsize=10)
@@ -120,7 +125,9 @@ def _again(recipe: config.Recipe, split: str, index: int) -> dict[str, Array]:
 
     def clean(s: Scene) -> Array:
         s = s.to("cpu", torch.float64)
-        picture = image.render(s, world.size, world.pixel_scale, world.instrument, recipe.simulation.supersampling)
+        picture = image.render(
+            s, world.size, world.pixel_scale, world.instrument, recipe.simulation.supersampling
+        )
         return picture[0].numpy().astype(np.float32)
 
     with_sub, without = clean(scene), clean(smooth)
@@ -147,5 +154,5 @@ def _draw(axes: Axes, picture: Array, signed: bool = False):  # type: ignore[no-
         top = float(np.abs(plane).max()) or 1.0
         return axes.imshow(plane, origin="lower", cmap="RdBu_r", vmin=-top, vmax=top)
     low, high = np.nanpercentile(plane, [1, 99.8])
-    scale = (high - low) / 10 or 1.0
-    return axes.imshow(np.arcsinh((plane - low) / scale), origin="lower", cmap="magma")
+    norm = AsinhNorm(linear_width=(high - low) / 10 or 1.0, vmin=low, vmax=high if high > low else low + 1)
+    return axes.imshow(plane, origin="lower", cmap="magma", norm=norm)

@@ -61,7 +61,13 @@ SOFTENING = 1e-9  # arcsec; keeps α finite at the ends of the line
 
 
 def line_mass(
-    x: Tensor, y: Tensor, theta_E2: Tensor, half_length: Tensor, angle: Tensor, center_x: Tensor, center_y: Tensor
+    x: Tensor,
+    y: Tensor,
+    theta_E2: Tensor,
+    half_length: Tensor,
+    angle: Tensor,
+    center_x: Tensor,
+    center_y: Tensor,
 ) -> Deflection:
     """Uniform line of total θ_E², half-length L and position angle φ: the vortex (Alexander et al. 2019).
 

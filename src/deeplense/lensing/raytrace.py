@@ -77,7 +77,12 @@ def deflection(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
 
 
 def _add_circular(
-    alpha_x: Tensor, alpha_y: Tensor, x: Tensor, y: Tensor, function: Callable[..., Tensor], params: dict[str, Tensor]
+    alpha_x: Tensor,
+    alpha_y: Tensor,
+    x: Tensor,
+    y: Tensor,
+    function: Callable[..., Tensor],
+    params: dict[str, Tensor],
 ) -> None:
     """α += Σ weight(r²)·(dx, dy), with as few passes over the pixels as torch allows."""
     params = dict(params)

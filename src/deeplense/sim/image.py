@@ -33,7 +33,12 @@ def render(scene: Scene, size: int, pixel_scale: float, instrument: Instrument, 
     """
     step = max(1, PIXELS // (size * supersampling) ** 2)
     parts = [
-        _blur(_surface(scene[i : i + step], size, pixel_scale, supersampling), instrument, pixel_scale, supersampling)
+        _blur(
+            _surface(scene[i : i + step], size, pixel_scale, supersampling),
+            instrument,
+            pixel_scale,
+            supersampling,
+        )
         for i in range(0, len(scene), step)
     ]
     return torch.cat(parts)[:, None] * pixel_scale**2
@@ -83,7 +88,13 @@ def _half_gaussian(sigma: float, truncation: float) -> tuple[float, ...]:
 
 
 def add_noise(
-    image: Tensor, scene: Scene, instrument: Instrument, pixel_scale: float, noise: str, seed: int, stream: str
+    image: Tensor,
+    scene: Scene,
+    instrument: Instrument,
+    pixel_scale: float,
+    noise: str,
+    seed: int,
+    stream: str,
 ) -> Tensor:
     """Images as the detector gives them.
 
@@ -155,7 +166,13 @@ def poisson(rate: NDArray[np.float32], generator: np.random.Generator) -> NDArra
 
 
 def _expose_batch(
-    image: Tensor, scene: Scene, instrument: Instrument, pixel_scale: float, triple: bool, seed: int, stream: str
+    image: Tensor,
+    scene: Scene,
+    instrument: Instrument,
+    pixel_scale: float,
+    triple: bool,
+    seed: int,
+    stream: str,
 ) -> Tensor:
     generator = rng.torch_generator(seed, f"{stream}/noise", int(scene.index[0]), device=image.device)
     t = scene.exposure[:, None, None, None]

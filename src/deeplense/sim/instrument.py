@@ -80,7 +80,7 @@ INSTRUMENTS: dict[str, Instrument] = {
         read_noise=4.2,
         bands=("VIS",),
         source="zero point and sky: arXiv 2405.13496 (p. 17, table 2); read noise: arXiv 2405.13493 (table 3); PSF: "
-        "arXiv 2405.13501 (table 1); pixel 0.101\" and 4 x 566 s: Euclid Wide Survey; as in lenstronomy 1.14.2",
+        'arXiv 2405.13501 (table 1); pixel 0.101" and 4 x 566 s: Euclid Wide Survey; as in lenstronomy 1.14.2',
     ),
     "euclid_vis_1_9_2": Instrument(
         pixel_scale=0.101,
@@ -104,7 +104,7 @@ INSTRUMENTS: dict[str, Instrument] = {
         sky_brightness=22.3,
         read_noise=4.0,
         bands=("F160W",),
-        source="WFC3 F160W drizzled to 0.08\": the table of lenstronomy 1.14.2 (zero point: WFC3 AB; sky 22.3; two "
-        "orbits); PSF set to the drizzled pixel (undrizzled FWHM about 0.15\", Windhorst et al. 2011)",
+        source='WFC3 F160W drizzled to 0.08": the table of lenstronomy 1.14.2 (zero point: WFC3 AB; sky 22.3; two '
+        'orbits); PSF set to the drizzled pixel (undrizzled FWHM about 0.15", Windhorst et al. 2011)',
     ),
 }

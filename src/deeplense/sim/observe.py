@@ -30,7 +30,12 @@ class Block(NamedTuple):
 
 
 def observe(
-    world: World, scene: Scene, seed: int, stream: str, device: torch.device | str = "cpu", engine: str = "torch"
+    world: World,
+    scene: Scene,
+    seed: int,
+    stream: str,
+    device: torch.device | str = "cpu",
+    engine: str = "torch",
 ) -> Tensor:
     """Noisy images of a scene, (B, 1, H, W) float32 on the device."""
     s = world.simulation

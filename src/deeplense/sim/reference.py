@@ -35,7 +35,14 @@ class LineMass:
     """The uniform line for lenstronomy, which has none: α* = θ_E²/(2L) ln[(z+L)/(z−L)], z complex along the line."""
 
     def derivatives(
-        self, x: Any, y: Any, theta_E2: float, half_length: float, angle: float, center_x: float, center_y: float
+        self,
+        x: Any,
+        y: Any,
+        theta_E2: float,
+        half_length: float,
+        angle: float,
+        center_x: float,
+        center_y: float,
     ) -> tuple[Any, Any]:
         turn = np.exp(1j * angle)
         z = ((x - center_x) + 1j * (y - center_y)) / turn
@@ -44,7 +51,12 @@ class LineMass:
 
 
 def render(
-    scene: Scene, size: int, pixel_scale: float, instrument: Instrument, supersampling: int = 1, psf: bool = True
+    scene: Scene,
+    size: int,
+    pixel_scale: float,
+    instrument: Instrument,
+    supersampling: int = 1,
+    psf: bool = True,
 ) -> Tensor:
     """Noiseless images by lenstronomy, (B, 1, size, size) float64, counts/s a pixel.
 
@@ -58,7 +70,13 @@ def render(
 
 
 def _render_one(
-    scene: Scene, row: int, size: int, pixel_scale: float, instrument: Instrument, supersampling: int, psf: bool
+    scene: Scene,
+    row: int,
+    size: int,
+    pixel_scale: float,
+    instrument: Instrument,
+    supersampling: int,
+    psf: bool,
 ) -> NDArray[np.float64]:
     start = -(size - 1) / 2 * pixel_scale
     data = ImageData(
@@ -84,7 +102,10 @@ def _render_one(
         lens_model_class=lens,
         source_model_class=source,
         lens_light_model_class=front,
-        kwargs_numerics={"supersampling_factor": supersampling, "supersampling_convolution": supersampling > 1},
+        kwargs_numerics={
+            "supersampling_factor": supersampling,
+            "supersampling_convolution": supersampling > 1,
+        },
     )
     return np.asarray(model.image(kwargs_lens, kwargs_source, kwargs_lens_light=kwargs_front))
 

@@ -129,7 +129,13 @@ class Vortex:
         strength = mass * distances.theta_E2_per_mass
         x, y = center[:, :1], center[:, 1:]
         if self.points is None:
-            params = {"theta_E2": strength, "half_length": half_length, "angle": angle, "center_x": x, "center_y": y}
+            params = {
+                "theta_E2": strength,
+                "half_length": half_length,
+                "angle": angle,
+                "center_x": x,
+                "center_y": y,
+            }
             component = Component("line_mass", _tensors(params))
         else:
             along = half_length * np.linspace(-1, 1, self.points)

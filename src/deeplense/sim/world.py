@@ -20,7 +20,10 @@ from deeplense.sim.priors import Prior
 from deeplense.sim.scene import Scene
 from deeplense.sim.substructure import POPULATIONS, Truth
 
-PYHALO = (69.7, 0.2814)  # H0, Om0: DeepLenseSim takes this one ratio from pyHalo's cosmology, not from its own
+PYHALO = (
+    69.7,
+    0.2814,
+)  # H0, Om0: DeepLenseSim takes this one ratio from pyHalo's cosmology, not from its own
 Drawn = dict[str, NDArray[np.float64]]
 
 
@@ -42,8 +45,16 @@ class World:
         self.size = s.size
         _check(s.size >= 8, "simulation.size", f"{s.size} pixels are too few; give 8 or more")
         _check(self.pixel_scale > 0, "simulation.pixel_scale", f"{self.pixel_scale} must be positive")
-        _check(s.supersampling in (1, 2, 3, 4), "simulation.supersampling", f"{s.supersampling} is not 1, 2, 3 or 4")
-        _check(0 < s.z_lens < s.z_source, "simulation.z_source", f"need 0 < z_lens ({s.z_lens}) < z_source ({s.z_source})")
+        _check(
+            s.supersampling in (1, 2, 3, 4),
+            "simulation.supersampling",
+            f"{s.supersampling} is not 1, 2, 3 or 4",
+        )
+        _check(
+            0 < s.z_lens < s.z_source,
+            "simulation.z_source",
+            f"need 0 < z_lens ({s.z_lens}) < z_source ({s.z_source})",
+        )
         make = {"angular_diameter": cosmology.distances, "luminosity": cosmology.luminosity_distances}
         self.distances = make[s.cosmology.distances](s.z_lens, s.z_source, s.cosmology.H0, s.cosmology.Om0)
         self.deflection_scale = self._deflection_scale()
@@ -58,7 +69,8 @@ class World:
                     _check(self.instrument.zero_point is not None, f"{where}.magnitude",
                            f"instrument '{s.instrument}' has no zero point; give an amplitude")  # fmt: skip
         self._exposure = Prior.parse(
-            self.instrument.total_exposure if s.exposure_time is None else s.exposure_time, "simulation.exposure_time"
+            self.instrument.total_exposure if s.exposure_time is None else s.exposure_time,
+            "simulation.exposure_time",
         )
         _check(bool(s.classes), "simulation.classes", "no class given; e.g. {no_sub: {population: none}}")
         self.classes = list(s.classes)
@@ -83,7 +95,9 @@ class World:
             # drawn for the whole block, so that a shorter last block begins as a whole one would
             rows = np.flatnonzero(labels == label)
             drawn = {k: v[rows] for k, v in macro.items()}
-            sub = population.sample(len(rows), rng.generator(seed, f"{stream}/substructure", block, label), self.distances)
+            sub = population.sample(
+                len(rows), rng.generator(seed, f"{stream}/substructure", block, label), self.distances
+            )
             scene = self._scene(drawn, sub.mass, {**drawn, **sub.truth}, label, index[rows])
             scenes.append(scene[: int((rows < n).sum())])
         return [s for s in scenes if len(s)]
@@ -99,16 +113,18 @@ class World:
     def _draw_macro(self, generator: np.random.Generator) -> Drawn:
         shape = (rng.BLOCK,)
         drawn: Drawn = {}
-        for prefix, priors in (("lens", self._lens), ("source", self._source), ("lens_light", self._lens_light or {})):
+        for prefix, priors in (
+            ("lens", self._lens),
+            ("source", self._source),
+            ("lens_light", self._lens_light or {}),
+        ):
             drawn |= {f"{prefix}.{k}": p.sample(generator, shape) for k, p in priors.items()}
         drawn["exposure_time"] = self._exposure.sample(generator, shape)
         if "lens.mass" in drawn:
             drawn["lens.theta_E"] = np.sqrt(drawn["lens.mass"] * self.distances.theta_E2_per_mass)
         return drawn
 
-    def _scene(
-        self, drawn: Drawn, sub: list[Component], truth: Drawn, label: int, index: NDArray[np.int64]
-    ) -> Scene:
+    def _scene(self, drawn: Drawn, sub: list[Component], truth: Drawn, label: int, index: NDArray[np.int64]) -> Scene:
         def column(name: str) -> Tensor:
             return torch.from_numpy(drawn[name])[:, None]
 
@@ -151,9 +167,17 @@ class World:
     def _truths(self) -> list[Truth]:
         units = {"theta_E": "arcsec", "center_x": "arcsec", "center_y": "arcsec", "R_sersic": "arcsec",
                  "mass": "Msun", "magnitude": "AB mag"}  # fmt: skip
-        specs = {"lens": self.simulation.lens, "source": self.simulation.source, "lens_light": self.simulation.lens_light}
+        specs = {
+            "lens": self.simulation.lens,
+            "source": self.simulation.source,
+            "lens_light": self.simulation.lens_light,
+        }
         found = []
-        for prefix, priors in (("lens", self._lens), ("source", self._source), ("lens_light", self._lens_light or {})):
+        for prefix, priors in (
+            ("lens", self._lens),
+            ("source", self._source),
+            ("lens_light", self._lens_light or {}),
+        ):
             for name, prior in priors.items():
                 if not prior.constant:
                     found.append(Truth(f"{prefix}.{name}", units.get(name, ""), getattr(specs[prefix], name)))

@@ -1,0 +1,123 @@
+"""Pictures of the images on which a network is most and least certain, right and wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from deeplense.data.store import Split
+from deeplense.evaluation.plots import INK, MUTED, styled
+from deeplense.evaluation.scores import Scores
+
+COLUMNS = 6
+
+
+@dataclass
+class Row:
+    """A row of the gallery: positions in the scores, best example first."""
+
+    title: str
+    chosen: NDArray[np.int64]
+
+
+def class_rows(scores: Scores) -> list[Row]:
+    """Most and least certain, right and wrong."""
+    confidence = scores.probabilities.max(1)
+    right = scores.probabilities.argmax(1) == scores.truth
+    return [
+        Row("right, most certain", _take(right, -confidence)),
+        Row("right, least certain", _take(right, confidence)),
+        Row("wrong, most certain", _take(~right, -confidence)),
+        Row("wrong, least certain", _take(~right, confidence)),
+    ]
+
+
+def target_rows(scores: Scores) -> list[Row]:
+    """Best and worst in units of the predicted scale, narrowest and widest."""
+    z = np.abs(scores.mean - scores.truth) / scores.scale
+    every = np.ones(len(z), dtype=bool)
+    return [
+        Row("smallest error / scale", _take(every, z)),
+        Row("largest error / scale", _take(every, -z)),
+        Row("most certain: least scale", _take(every, scores.scale)),
+        Row("least certain: largest scale", _take(every, -scores.scale)),
+    ]
+
+
+@styled
+def gallery(rows: Sequence[Row], scores: Scores, split: Split, classes: Sequence[str]) -> Figure:
+    """Rows of images with id, truth and prediction.
+
+    Args:
+        classes: names of the classes; for a regressor, not used.
+    """
+    figure = Figure(figsize=(1.55 * COLUMNS, 2.2 * len(rows)))
+    parts: Any = figure.subfigures(len(rows), 1)
+    cmap = mpl.colormaps["magma"].with_extremes(bad="#9CA3AF")
+    for row, part in zip(rows, parts, strict=True):
+        part.suptitle(row.title, x=0.008, ha="left", fontsize=10, fontweight="bold", color=INK)
+        panels = part.subplots(1, COLUMNS)
+        for axes in panels:
+            axes.axis("off")
+        if not len(row.chosen):
+            panels[0].text(0, 0.5, "none", color=MUTED, transform=panels[0].transAxes)
+        for axes, n in zip(panels, row.chosen, strict=False):
+            position = scores.position[n]
+            image = split.images(np.array([position]))[0].numpy()
+            axes.imshow(stretch(image), cmap=cmap, vmin=0, vmax=1, origin="lower", interpolation="nearest")
+            text = f"{_short(split.ids[position])}\n{_caption(scores, int(n), classes)}"
+            axes.text(
+                0.5,
+                -0.04,
+                text,
+                transform=axes.transAxes,
+                fontsize=7,
+                ha="center",
+                va="top",
+                linespacing=1.35,
+            )
+    return figure
+
+
+def stretch(image: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(C, H, W) pixels -> (H, W) between 0 and 1: mean of the channels, asinh stretch above the sky."""
+    finite = np.where(np.isfinite(image), image, np.nan).astype(np.float64)
+    known = np.isfinite(finite).any(0)
+    mean = np.where(known, np.nansum(finite, 0) / np.maximum(np.isfinite(finite).sum(0), 1), np.nan)
+    if not known.any():
+        return mean
+    sky = np.nanmedian(mean)
+    noise = 1.4826 * np.nanmedian(np.abs(mean - sky))
+    peak = np.nanpercentile(mean, 99.8) - sky
+    scale = max(2 * noise, 0.03 * peak, 1e-12)
+    low, high = np.arcsinh(-noise / scale), np.arcsinh(max(peak, scale) / scale)
+    return np.asarray(np.clip((np.arcsinh((mean - sky) / scale) - low) / (high - low), 0, 1))
+
+
+def _take(allowed: NDArray[np.bool_], order: NDArray[np.float64]) -> NDArray[np.int64]:
+    indices = np.flatnonzero(allowed)
+    return indices[np.argsort(order[indices], kind="stable")][:COLUMNS]
+
+
+def _caption(scores: Scores, n: int, classes: Sequence[str]) -> str:
+    if not scores.probabilities.size:
+        return f"true {scores.truth[n]:.3g}\npred. {scores.mean[n]:.3g} ± {scores.scale[n]:.2g}"
+    p = scores.probabilities[n]
+    guess = int(p.argmax())
+    said = f"true {classes[scores.truth[n]]}"
+    return f"{said}\n{classes[guess]}  p = {_rounded(p[guess])}"
+
+
+def _rounded(p: float) -> str:
+    """Three digits, and never 1.000 for what is less."""
+    return f"{p:.3f}" if p < 0.9995 else f"1 − {max(1 - p, 1e-9):.0e}"
+
+
+def _short(text: str, most: int = 22) -> str:
+    return text if len(text) <= most else "…" + text[1 - most :]

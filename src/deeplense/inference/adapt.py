@@ -1,0 +1,119 @@
+"""A foreign image becomes one that a bundle takes, and says what was done to it.
+
+Pixels hold flux, so where the pixel scale changes the resampled image keeps the flux, not a pixel's
+value.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deeplense.bundle import Bundle
+from deeplense.data.schema import ImageInfo
+from deeplense.data.transforms import Preprocessor, resample_matrix
+from deeplense.errors import UserError
+
+Image = NDArray[np.float32]
+
+SAME_SCALE = 0.01  # relative difference of pixel scales that is none
+NAN_SHARE = 0.0  # largest share of missing pixels that needs no warning
+FAR, FAR_SHARE, FAR_MEAN, FLAT = 10.0, 0.01, 5.0, 0.01  # in standard deviations of the training images
+
+
+def adapt(image: Image, pixel_scale: float | None, wanted: ImageInfo) -> tuple[Image, list[str]]:
+    """Missing pixels filled, resampled to the bundle's pixel scale, cropped or padded to its size.
+
+    Missing pixels and the padding get the sky: the median of the border, for each channel.
+
+    Args:
+        image: (C, H, W), NaN where pixels are missing. pixel_scale: arcsec, None when unknown.
+
+    Returns:
+        The image as the bundle takes it, and warnings.
+
+    Raises:
+        UserError: other channels than the bundle's, or a channel without a finite pixel.
+    """
+    channels, height, width = image.shape
+    if channels != wanted.channels:
+        raise UserError(f"{channels} channels, the bundle takes {wanted.channels}")
+    warnings = []
+    finite = np.isfinite(image)
+    if not finite.any((1, 2)).all():
+        raise UserError("a channel without a finite pixel")
+    sky = _sky(image, finite)
+    if (missing := 1 - finite.mean()) > NAN_SHARE:
+        warnings.append(f"{missing:.1%} of the pixels are NaN")
+        image = np.where(finite, image, sky[:, None, None])
+    ratio = 1.0
+    if pixel_scale is None or wanted.pixel_scale is None:
+        warnings.append("pixel scale unknown")
+    else:
+        ratio = wanted.pixel_scale / pixel_scale
+    if not math.isclose(ratio, 1.0, rel_tol=SAME_SCALE):
+        warnings.append(f"resampled from {pixel_scale:g} to {wanted.pixel_scale:g} arcsec/pixel")
+        seen = round(height / ratio), round(width / ratio)
+        image = _resample(image, wanted, ratio, sky)
+    else:
+        seen = height, width
+        image = _fit(image, wanted, sky)
+    if seen != (wanted.height, wanted.width):
+        sizes = f"{seen[0]}x{seen[1]} to {wanted.height}x{wanted.width}"
+        done = "padded" if seen[0] <= wanted.height and seen[1] <= wanted.width else "cropped"
+        warnings.append(f"{done} from {sizes} pixels")
+    return np.ascontiguousarray(image, dtype=np.float32), warnings
+
+
+@torch.no_grad()
+def out_of_range(bundle: Bundle, images: torch.Tensor) -> NDArray[np.bool_]:
+    """(N,) which images, pre-processed, lie far from the training images or are flat beside them.
+
+    Knows only pre-processing that is normalised by the training set; else nothing is said.
+    """
+    known = isinstance(bundle.preprocess, Preprocessor) and bundle.preprocess.config.normalise == "per_set"
+    if not known:
+        return np.zeros(len(images), dtype=bool)
+    z = bundle.preprocess(images.to(bundle.device)).flatten(1).cpu()
+    far = (z.abs() > FAR).float().mean(1) > FAR_SHARE
+    return np.asarray((far | (z.abs().mean(1) > FAR_MEAN) | (z.std(1) < FLAT)).numpy())
+
+
+def _sky(image: Image, finite: NDArray[np.bool_]) -> Image:
+    """(C,) median of a frame 5 % wide; of the whole image where the frame holds nothing."""
+    _, height, width = image.shape
+    frame = np.ones((height, width), dtype=bool)
+    edge = max(1, min(height, width) // 20)
+    frame[edge:-edge, edge:-edge] = False
+    levels = []
+    for pixels, good in zip(image, finite, strict=True):
+        use = good & frame if (good & frame).any() else good
+        levels.append(np.median(pixels[use]))
+    return np.array(levels, dtype=np.float32)
+
+
+def _resample(image: Image, wanted: ImageInfo, ratio: float, sky: Image) -> Image:
+    """By area, straight onto the wanted grid about the image's centre."""
+    rows = resample_matrix(image.shape[1], wanted.height, ratio)
+    columns = resample_matrix(image.shape[2], wanted.width, ratio)
+    # the flux above the sky is kept, and the sky of a larger pixel is larger by its area
+    out = (rows @ torch.from_numpy(image) @ columns.T).numpy() * ratio**2
+    outside = (rows.sum(1) == 0).numpy()[:, None] | (columns.sum(1) == 0).numpy()[None]
+    return np.where(outside, sky[:, None, None] * ratio**2, out)
+
+
+def _fit(image: Image, wanted: ImageInfo, sky: Image) -> Image:
+    """Centre crop, then centred on a sky of the wanted size."""
+    _, height, width = image.shape
+    top, left = max(0, height - wanted.height) // 2, max(0, width - wanted.width) // 2
+    image = image[:, top : top + wanted.height, left : left + wanted.width]
+    _, height, width = image.shape
+    if (height, width) == (wanted.height, wanted.width):
+        return image
+    out = np.broadcast_to(sky[:, None, None], (len(sky), wanted.height, wanted.width)).astype(np.float32)
+    top, left = (wanted.height - height) // 2, (wanted.width - width) // 2
+    out[:, top : top + height, left : left + width] = image
+    return out

@@ -1,0 +1,159 @@
+"""Predict on files, folders, archives and datasets: a table with a row for every image."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from deeplense import bundle as bundles
+from deeplense.bundle import Bundle, Prediction
+from deeplense.data import schema
+from deeplense.data.formats import Foreign, Skipped, read_images
+from deeplense.data.store import Dataset
+from deeplense.errors import UserError
+from deeplense.inference.adapt import adapt, out_of_range
+from deeplense.inference.table import check_format, write_table
+
+
+def predict(
+    bundle: str | Path,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    device: str = "auto",
+    batch_size: int = 64,
+    pixel_scale: float | None = None,
+) -> Path:
+    """Predict on images of any form and write a table; returns its path.
+
+    Columns: `id`, `file`; then `class` and `p_<class>` for each class, or `mean`, `scale`, `q05`, `q95`;
+    `entropy` [nat] (of a regressor: of the Normal with that scale); `warning`, empty when all is well.
+    One batch of images is in memory at a time. What cannot be used is skipped, and listed at the end.
+
+    Args:
+        bundle: a bundle's file, or an `.onnx` that `export` wrote.
+        inputs: files, folders, zips, tars, datasets.
+        out: the table; its extension chooses the format: .csv, .parquet, .ecsv or .fits.
+        pixel_scale: arcsec, of images that do not say theirs.
+
+    Raises:
+        UserError: no such bundle or input, an unknown extension, or no image that can be used.
+    """
+    out = Path(out)
+    check_format(out)
+    if pixel_scale is not None and not pixel_scale > 0:
+        raise UserError(f"--pixel-scale {pixel_scale}: it must be positive, in arcsec")
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: it must be at least 1")
+    if not inputs:
+        raise UserError("nothing to predict on; name files, folders, archives or datasets")
+    for source in inputs:
+        if not Path(source).exists():
+            raise UserError(f"{source}: no such file or folder")
+    one = _open(Path(bundle), device)
+    skipped: dict[str, list[str]] = defaultdict(list)
+    rows = _Rows(one)
+    images = _usable(one, inputs, pixel_scale, skipped)
+    with tqdm(desc="predict", unit="image", disable=None) as bar:
+        while batch := list(itertools.islice(images, batch_size)):
+            rows.add(batch)
+            bar.update(len(batch))
+    if not rows.columns["id"]:
+        raise UserError(
+            f"no image in {', '.join(map(str, inputs))} can be used: {_tell(skipped) or 'none found'}"
+        )
+    write_table(out, rows.columns, {"BUNDLE": str(bundle), "DATAHASH": one.fingerprint[:16]})
+    if skipped:
+        print(f"skipped {sum(map(len, skipped.values()))} of the inputs: {_tell(skipped)}")
+    return out
+
+
+Item = tuple[Foreign, np.ndarray[Any, np.dtype[np.float32]], list[str]]
+
+
+class _Rows:
+    """The columns of the table as they grow."""
+
+    def __init__(self, one: Bundle) -> None:
+        self.bundle = one
+        values = ["class", *(f"p_{c}" for c in one.classes)] if one.target is None else []
+        values = values or ["mean", "scale", "q05", "q95"]
+        self.columns: dict[str, list[Any]] = {k: [] for k in ("id", "file", *values, "entropy", "warning")}
+
+    def add(self, batch: list[Item]) -> None:
+        images = torch.from_numpy(np.stack([image for _, image, _ in batch]))
+        prediction = self.bundle.predict(images)
+        strange = out_of_range(self.bundle, images)
+        columns = self.columns
+        for (foreign, _, warnings), far in zip(batch, strange, strict=True):
+            columns["id"].append(foreign.id)
+            columns["file"].append(foreign.file)
+            columns["warning"].append(
+                "; ".join([*warnings, "values far outside the training range"] if far else warnings)
+            )
+        for name, values in self._values(prediction).items():
+            columns[name].extend(values)
+
+    def _values(self, prediction: Prediction) -> dict[str, Any]:
+        p = prediction.probabilities
+        if p is not None:
+            classes = self.bundle.classes
+            entropy = -(p * np.log(np.maximum(p, np.finfo(float).tiny))).sum(1)
+            columns = {f"p_{c}": p[:, k] for k, c in enumerate(classes)}
+            return {"class": [classes[k] for k in p.argmax(1)], **columns, "entropy": entropy}
+        assert prediction.scale is not None
+        entropy = 0.5 * np.log(2 * np.pi * np.e * prediction.scale**2)
+        return {**{k: getattr(prediction, k) for k in ("mean", "scale", "q05", "q95")}, "entropy": entropy}
+
+
+def _open(path: Path, device: str) -> Bundle:
+    if path.suffix.lower() == ".onnx":
+        # ONNX Runtime is an extra
+        from deeplense.inference.export import OnnxBundle
+
+        return OnnxBundle(path)
+    return bundles.load(path, device)
+
+
+def _usable(
+    one: Bundle, inputs: Iterable[str | Path], pixel_scale: float | None, skipped: dict[str, list[str]]
+) -> Iterator[Item]:
+    for found in itertools.chain.from_iterable(map(_read, inputs)):
+        if isinstance(found, Skipped):
+            skipped[found.reason].append(found.file)
+            continue
+        scale = found.pixel_scale if found.pixel_scale is not None else pixel_scale
+        try:
+            yield found, *adapt(found.image, scale, one.image)
+        except UserError as error:
+            skipped[str(error)].append(found.file)
+
+
+def _read(source: str | Path) -> Iterator[Foreign | Skipped]:
+    if (Path(source) / schema.MANIFEST).is_file():
+        return _read_dataset(Path(source))
+    return iter(read_images(source))
+
+
+def _read_dataset(folder: Path) -> Iterator[Foreign]:
+    dataset = Dataset(folder)
+    for name in dataset.manifest.splits:
+        split = dataset.split(name)
+        for k, id in enumerate(split.ids):
+            image = split.images(np.array([k]))[0].numpy()
+            missing = float(1 - np.isfinite(image).mean())
+            yield Foreign(
+                id, f"{folder}/{name}", image, None, {}, dataset.manifest.image.pixel_scale, missing
+            )
+
+
+def _tell(skipped: dict[str, list[str]]) -> str:
+    """Reasons, most frequent first, each with an example."""
+    ordered = sorted(skipped.items(), key=lambda item: -len(item[1]))
+    return "; ".join(f"{len(files)} x {reason} (e.g. {files[0]})" for reason, files in ordered)

@@ -1,0 +1,65 @@
+"""Small data that the tests make themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deeplense import rng
+from deeplense.data import store
+from deeplense.data.schema import ImageInfo, Manifest, Parameter
+
+
+def write_tiny_dataset(
+    folder: Path,
+    n_train: int = 64,
+    n_val: int = 32,
+    n_test: int = 32,
+    size: int = 16,
+    classes: Sequence[str] = ("axion", "cdm", "no_sub"),
+    channels: int = 1,
+    seed: int = 0,
+) -> Path:
+    """Noisy Gaussian blobs: the class sets the width, log10_m_axion the brightness of `axion`."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    splits = {k: n for k, n in {"train": n_train, "val": n_val, "test": n_test}.items() if n}
+    shards = []
+    for split, n in splits.items():
+        draw = rng.generator(seed, f"tiny/{split}")
+        labels = np.arange(n) % len(classes)
+        mass = np.where(np.array(classes)[labels] == "axion", draw.uniform(-24, -22, n), np.nan)
+        width = size / 16 * (1.0 + labels) * draw.uniform(0.9, 1.1, n)
+        peak = np.where(np.isnan(mass), 8.0, 4.0 + 4.0 * (np.nan_to_num(mass) + 24.0))
+        blob = peak[:, None, None] * np.exp(-(x**2 + y**2) / (2 * width[:, None, None] ** 2))
+        images = np.repeat(blob[:, None], channels, axis=1) + 0.5 * draw.standard_normal(
+            (n, channels, size, size)
+        )
+        ids = [f"{split}/{i}" for i in range(n)]
+        shards.append(
+            store.write_shard(folder, split, 0, images.astype(np.float32), labels, mass[:, None], ids)
+        )
+    manifest = Manifest(
+        name="tiny",
+        image=ImageInfo(channels, size, size, pixel_scale=0.1, unit="counts"),
+        classes=list(classes),
+        parameters=[Parameter("log10_m_axion", "log10(eV)", {"uniform": [-24.0, -22.0]})],
+        splits=splits,
+        shards=shards,
+    )
+    manifest.seal().write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64/32/32 images of 16 x 16 pixels in three learnable classes; `log10_m_axion` for the first."""
+    return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def make_dataset() -> Callable[..., Path]:
+    """`write_tiny_dataset`, for tests that need another size or other classes."""
+    return write_tiny_dataset

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deeplense.data.schema import ImageInfo
+from deeplense.data.transforms import Preprocessor, resample_matrix
+from deeplense.errors import UserError
+from deeplense.recipe import Preprocess
+
+INFO = ImageInfo(1, 20, 20)
+
+
+def _images(n: int = 50, channels: int = 1, size: int = 20, noise: float = 2.0) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(*2 * [torch.arange(size) - size / 2], indexing="ij")
+    arc = 300 * torch.exp(-(((x**2 + y**2).sqrt() - 5) ** 2))
+    return arc + noise * torch.randn((n, channels, size, size), generator=draw) + 7.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_resampling_averages(n_in: int, n_out: int) -> None:
+    weight = resample_matrix(n_in, n_out)
+    assert weight.shape == (n_out, n_in)
+    assert torch.allclose(weight.sum(1), torch.ones(n_out), atol=1e-5)
+    # the mean of the image is kept: each input pixel counts equally
+    assert torch.allclose(weight.sum(0), torch.full((n_in,), n_out / n_in), atol=1e-4)
+
+
+def test_resampling_known_values() -> None:
+    assert torch.equal(resample_matrix(4, 2), torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]))
+    assert torch.allclose(resample_matrix(3, 2), torch.tensor([[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]]))
+    assert torch.equal(resample_matrix(5, 5), torch.eye(5))
+
+
+def test_resampling_with_a_ratio_keeps_the_centre() -> None:
+    # two input pixels become one, on a wider canvas: outside there is nothing
+    weight = resample_matrix(4, 4, ratio=2.0)
+    assert torch.equal(weight, torch.tensor([[0, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 0, 0]]))
+
+
+def test_size_agrees_with_average_pooling() -> None:
+    images = _images(3)
+    config = Preprocess(size=5, stretch="none", normalise="none")
+    expected = torch.nn.functional.avg_pool2d(images, 4)
+    assert torch.allclose(Preprocessor(config, INFO)(images), expected, rtol=1e-5)
+
+
+def test_crop_is_central() -> None:
+    images = _images(2)
+    made = Preprocessor(Preprocess(crop=10, stretch="none", normalise="none"), INFO)
+    assert made.output_shape == (1, 10, 10)
+    assert torch.equal(made(images), images[:, :, 5:15, 5:15])
+
+
+@pytest.mark.parametrize("stretch", ["asinh", "log", "none"])
+def test_per_set_gives_zero_mean_unit_spread_per_channel(stretch: str) -> None:
+    images = _images(channels=2)
+    images[:, 1] *= 50
+    config = Preprocess(stretch=stretch, normalise="per_set")  # type: ignore[arg-type]
+    made = Preprocessor.fit(config, ImageInfo(2, 20, 20), [images[:20], images[20:]])
+    out = made(images)
+    assert torch.allclose(out.mean((0, 2, 3)), torch.zeros(2), atol=1e-4)
+    assert torch.allclose(out.std((0, 2, 3)), torch.ones(2), atol=1e-3)
+
+
+def test_per_image() -> None:
+    out = Preprocessor.fit(Preprocess(normalise="per_image"), INFO, [_images()])(_images(4))
+    assert torch.allclose(out.mean((1, 2, 3)), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(out.std((1, 2, 3)), torch.ones(4), atol=1e-2)
+
+
+def test_scale_is_the_noise_where_there_is_noise() -> None:
+    images = _images(size=60, noise=20.0) - 7.0
+    info = ImageInfo(1, 60, 60)
+    assert Preprocessor.fit(Preprocess(), info, [images]).scale.item() == pytest.approx(20.0, rel=0.1)
+    assert Preprocessor.fit(Preprocess(scale=3.0), info, [images]).scale.item() == 3.0
+
+
+def test_scale_of_clean_data_is_a_share_of_the_bright_pixels() -> None:
+    made = Preprocessor.fit(Preprocess(), INFO, [_images(noise=0.0) - 7.0])
+    assert 1.0 < made.scale.item() < 10.0
+
+
+@pytest.mark.parametrize("value", [0.0, -5.0])
+def test_constant_images_stay_finite(value: float) -> None:
+    images = torch.full((4, 1, 20, 20), value)
+    for stretch, normalise in itertools.product(("asinh", "log", "none"), ("per_set", "per_image", "none")):
+        config = Preprocess(stretch=stretch, normalise=normalise)  # type: ignore[arg-type]
+        assert Preprocessor.fit(config, INFO, [images])(images).isfinite().all()
+
+
+def test_missing_pixels_become_sky() -> None:
+    images = _images()
+    made = Preprocessor.fit(Preprocess(), INFO, [images])
+    holed, filled = images[:1].clone(), images[:1].clone()
+    holed[0, 0, 3, 4], holed[0, 0, 5, 5] = torch.nan, torch.inf
+    filled[0, 0, 3, 4] = filled[0, 0, 5, 5] = float(np.median(images))
+    assert torch.allclose(made(holed), made(filled))
+    assert Preprocessor.fit(Preprocess(), INFO, [holed])(holed).isfinite().all()
+
+
+def test_state_rebuilds_it() -> None:
+    config = Preprocess(crop=18, size=9)
+    made = Preprocessor.fit(config, INFO, [_images()])
+    again = Preprocessor(config, INFO)
+    again.load_state_dict(made.state_dict())
+    assert torch.equal(made(_images(3)), again(_images(3)))
+
+
+@pytest.mark.parametrize("config", [Preprocess(crop=21), Preprocess(crop=0), Preprocess(size=0)])
+def test_impossible_geometry_is_an_error(config: Preprocess) -> None:
+    with pytest.raises(UserError, match="preprocess"):
+        Preprocessor(config, INFO)
+
+
+def test_resizing_needs_a_square() -> None:
+    with pytest.raises(UserError, match="square"):
+        Preprocessor(Preprocess(size=8), ImageInfo(1, 20, 30))
+    assert Preprocessor(Preprocess(crop=20, size=8), ImageInfo(1, 20, 30)).output_shape == (1, 8, 8)
+
+
+def test_images_without_a_finite_pixel_are_an_error() -> None:
+    with pytest.raises(UserError, match="finite"):
+        Preprocessor.fit(Preprocess(), INFO, [torch.full((2, 1, 20, 20), torch.nan)])
+
+
+def test_onnx_gives_the_same_for_any_batch(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    made = Preprocessor.fit(Preprocess(crop=18, size=8), INFO, [_images()]).eval()
+    path = tmp_path / "p.onnx"
+    batch = torch.export.Dim("batch")
+    program = torch.onnx.export(
+        made, (_images(2),), dynamo=True, opset_version=18, dynamic_shapes=({0: batch},), verbose=False
+    )
+    assert program is not None
+    program.save(path)
+    session = onnxruntime.InferenceSession(path)
+    images = _images(5)
+    images[0, 0, 9, 9] = torch.nan
+    (out,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    assert np.allclose(out, made(images).numpy(), atol=1e-5)

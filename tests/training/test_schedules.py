@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from deeplense.recipe import Training
+from deeplense.training.optim import OPTIMIZERS, make_optimizer
+from deeplense.training.schedules import SCHEDULES
+
+STEPS = 10
+
+
+def _rates(name: str, **kwargs: float) -> list[float]:
+    config = Training(epochs=8, cycle_epochs=2, lr=1.0, optimizer="sgd", schedule=name, **kwargs)  # type: ignore[arg-type]
+    optimizer = make_optimizer(nn.Linear(2, 2), config)
+    schedule = SCHEDULES[name](optimizer, config, STEPS)
+    rates = []
+    for _ in range(config.epochs * STEPS):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if not isinstance(schedule, ReduceLROnPlateau):
+            schedule.step()
+    return rates
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0.0, 0.1])
+def test_contract(name: str, warmup: float) -> None:
+    rates = _rates(name, warmup=warmup)
+    assert all(0 < r <= 1 + 1e-6 for r in rates)
+    assert max(rates) == pytest.approx(1.0, rel=0.15)
+
+
+def test_shapes() -> None:
+    constant = _rates("constant", warmup=0.1)
+    assert constant[0] == pytest.approx(0.01)
+    assert constant[8:] == pytest.approx([1.0] * 72)
+    one = _rates("one_cycle", warmup=0.25)
+    assert one.index(max(one)) in (18, 19, 20)
+    assert one[-1] < 1e-4
+    cosine = _rates("cosine_restarts", warmup=0.0)
+    assert [cosine[i] for i in (0, 20, 40)] == pytest.approx([1.0] * 3)
+    assert cosine[19] < 0.05
+    cyclic = _rates("cyclic")
+    assert cyclic[10] == pytest.approx(1.0)
+    assert cyclic[30] == pytest.approx(0.52, abs=0.01)
+
+
+def test_plateau_lowers_when_nothing_improves() -> None:
+    config = Training(lr=1.0)
+    optimizer = make_optimizer(nn.Linear(2, 2), config)
+    schedule = SCHEDULES["plateau"](optimizer, config, STEPS)
+    assert isinstance(schedule, ReduceLROnPlateau)
+    for _ in range(5):
+        schedule.step(1.0)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_decay_spares_norms_and_biases(name: str) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    optimizer = make_optimizer(network, Training(optimizer=name, weight_decay=0.3, lr=0.1))  # type: ignore[arg-type]
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert {n: decays[id(p)] for n, p in network.named_parameters()} == {
+        "0.weight": 0.3, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0, "3.weight": 0.3, "3.bias": 0.0
+    }  # fmt: skip
+    # without a gradient's pull, decay alone moves the weights
+    before = [p.detach().clone() for p in network.parameters()]
+    for p in network.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    moved = [not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)]
+    assert moved == [True, False, False, False, True, False]
