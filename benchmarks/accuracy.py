@@ -17,7 +17,8 @@ from deeplense.sim.instrument import INSTRUMENTS
 from deeplense.sim.world import World
 
 PARTS = 10
-RECIPES = {"gaussian_toy": "model_1", "euclid_vis": "model_2", "euclid_vis_1_9_2": "legacy/model_2", "hst_f160w": "model_3"}
+RECIPES = {"gaussian_toy": "model_1", "euclid_vis": "model_2", "hst_f160w": "model_3"}
+RECIPES["euclid_vis_1_9_2"] = "legacy/model_2"
 
 
 def worst(instrument: str, label: int, part: int, n: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Legacy recipes against lenstronomy driven with DeepLenseSim's parameters.
 
-Per class: Kolmogorov–Smirnov p of the images' means, variances, and of pixels (one random pixel of the inner part of each
-image, so that draws are independent). `python benchmarks/legacy.py [images]`
+Per class: Kolmogorov–Smirnov p of the images' means, variances, and of pixels (one random pixel of the inner part of
+each image, so that draws are independent). `python benchmarks/legacy.py [images]`
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def main(n: int) -> None:
                 p = compare(mine[kind], images)
                 worst = min(worst, *p.values())
                 print(f"{name:15} {kind:7}", "  ".join(f"{k} {v:.3f}" for k, v in p.items()),
-                      f"  mean {mine[kind].mean():.4g} / {images.mean():.4g}  max {mine[kind].max():.4g} / {images.max():.4g}")  # fmt: skip
+                      f"  mean {mine[kind].mean():.4g} / {images.mean():.4g}",
+                      f"  max {mine[kind].max():.4g} / {images.max():.4g}")  # fmt: skip
     print(f"smallest p {worst:.3f} (18 tests; bar: > 0.01)")
 
 

@@ -135,14 +135,15 @@ def _parser(name: str, verb: Verb, function: Callable[..., Any], flags: list[str
     )
     for argument in verb.positional:
         bare = argument.rstrip("+*?")
-        many = {"nargs": argument[-1]} if argument != bare else {}
+        many: dict[str, Any] = {"nargs": argument[-1]} if argument != bare else {}
+        many |= {"default": None} if argument.endswith("?") else {}
         kind = {"overrides": "key.sub=value, settings of the recipe"}.get(bare, bare)
-        parser.add_argument(bare, help=kind, **({"default": None} if many.get("nargs") == "?" else {}), **many)
+        parser.add_argument(bare, help=kind, **many)
     for option in verb.lists:
         parser.add_argument(f"--{option}", nargs="+", default=[])
     for flag in flags:
         parser.add_argument(f"--{flag}", action="store_true")
-    known = {a.rstrip("+*?") for a in verb.positional} | {*verb.lists, *verb.skip, *flags}
+    known: set[str | int] = {a.rstrip("+*?") for a in verb.positional} | {*verb.lists, *verb.skip, *flags}
     parser.add_function_arguments(function, skip=known, as_group=False)
     return parser
 
@@ -150,8 +151,8 @@ def _parser(name: str, verb: Verb, function: Callable[..., Any], flags: list[str
 class _Parser(ArgumentParser):
     """Options are written with dashes, arguments of functions with underscores."""
 
-    def format_help(self) -> str:
-        return re.sub(r"--\w+", lambda match: match[0].replace("_", "-"), super().format_help())
+    def format_help(self, *arguments: Any) -> str:
+        return re.sub(r"--\w+", lambda match: match[0].replace("_", "-"), super().format_help(*arguments))
 
 
 def _underscored(word: str) -> str:

@@ -61,7 +61,7 @@ def build(cls: type[T], tree: Tree, where: str) -> T:
         UserError: an unknown key or a value of the wrong type, named by its dotted path below `where`.
     """
     _check_keys(cls, tree, where)
-    parser = _parser(cls)
+    parser = _parser(typing.cast(Any, cls))
     try:
         return typing.cast(T, parser.instantiate_classes(parser.parse_object({"it": tree})).it)
     except (ArgumentError, TypeError, ValueError) as error:

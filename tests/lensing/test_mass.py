@@ -50,7 +50,8 @@ CASES: dict[str, tuple[Oracle, list[dict[str, float]]]] = {
     "point_mass": (point, [{"theta_E2": 0.08, **CENTER}, {"theta_E2": 3e-6, **CENTER}]),
     "line_mass": (
         line,
-        [{"theta_E2": 0.083, "half_length": L, "angle": a, **CENTER} for L, a in [(3.0, 0.4), (0.3, 2.0), (0.03, -1.0)]],
+        [{"theta_E2": 0.083, "half_length": L, "angle": a, **CENTER}
+         for L, a in [(3.0, 0.4), (0.3, 2.0), (0.03, -1.0)]],
     ),
 }  # fmt: skip
 

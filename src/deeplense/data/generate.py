@@ -148,7 +148,7 @@ def make_shard(task: Task) -> Shard:
         images[start : start + n] = block.images.cpu().numpy()
         labels.append(block.labels)
         truth.append(block.truth)
-        index.append(block.index)
+        index.append(block.numbers)
     ids = [f"{task.split}-{i:08d}" for i in np.concatenate(index)]
     folder = Path(task.folder)
     return store.write_shard(

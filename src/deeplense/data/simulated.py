@@ -77,5 +77,5 @@ class SimLoader:
             made.images[torch.from_numpy(keep).to(self.device)],
             torch.from_numpy(made.labels[keep]),
             torch.from_numpy(target[keep]),
-            torch.from_numpy(made.index[keep]),
+            torch.from_numpy(made.numbers[keep]),
         )

@@ -16,6 +16,7 @@ from deeplense import config, rng
 from deeplense.data import schema
 from deeplense.data.store import Dataset
 from deeplense.errors import UserError
+from deeplense.recipe import Recipe
 from deeplense.sim import image
 from deeplense.sim.observe import observe
 from deeplense.sim.scene import Scene
@@ -117,7 +118,7 @@ def _one_image(dataset: Dataset, id: str) -> Figure:
     return figure
 
 
-def _again(recipe: config.Recipe, split: str, index: int) -> dict[str, Array]:
+def _again(recipe: Recipe, split: str, index: int) -> dict[str, Array]:
     """Render an image anew: with its noise, without, without substructure, and what substructure does."""
     world = World(recipe.simulation)
     scene = _find(world.scenes(recipe.seed, split, index // rng.BLOCK), index)

@@ -1,7 +1,8 @@
 """Deflectors: reduced deflection angles α(x, y) [arcsec] of mass profiles.
 
 To add a profile: write a function `(x, y, **parameters) -> (alpha_x, alpha_y)` in pure torch (of a circular one
-`(r², **parameters) -> α/r`), add one line to `MASS`, and one row to the oracle table in `tests/lensing/test_mass.py`. Coordinates and parameters broadcast, so `x` may be a row and `y` a column of pixels.
+`(r², **parameters) -> α/r`), add one line to `MASS`, and one row to the oracle table in `tests/lensing/test_mass.py`.
+Coordinates and parameters broadcast, so `x` may be a row and `y` a column of pixels.
 Angles are in arcsec, y up, x right; α is reduced, κ = ½∇·α.
 """
 

@@ -58,7 +58,7 @@ def deflection(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
         alpha_x, alpha_y: (B, H, W) [arcsec].
     """
     batch = next(iter(mass[0].params.values())).shape[0] if mass else x.shape[0]
-    shape = torch.broadcast_shapes((batch, 1, 1), x.shape, y.shape)
+    shape = _shape((batch, 1, 1), x.shape, y.shape)
     alpha_x, alpha_y = x.new_zeros(shape), x.new_zeros(shape)
     for component in mass:
         profile = MASS[component.profile]
@@ -102,7 +102,7 @@ def brightness(x: Tensor, y: Tensor, light: Sequence[Component]) -> Tensor:
     Returns:
         (B, H, W), in the unit of `amp`.
     """
-    total = x.new_zeros(torch.broadcast_shapes(x.shape, y.shape))
+    total = x.new_zeros(_shape(x.shape, y.shape))
     for component in light:
         for part in component.chunks(total.shape[-1] * total.shape[-2]):
             params = {k: v[..., None, None] for k, v in part.params.items()}
@@ -111,6 +111,10 @@ def brightness(x: Tensor, y: Tensor, light: Sequence[Component]) -> Tensor:
                 each = torch.where(part.mask[..., None, None], each, torch.zeros_like(each))
             total = total + (each[:, 0] if each.shape[1] == 1 else each.sum(1))
     return total
+
+
+def _shape(*shapes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
 
 
 def grid(size: int, pixel_scale: float, device: torch.device | str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -133,14 +133,15 @@ def _expose(
     seed = torch.Generator().manual_seed(int(generator.integers(2**62)))
     normal = torch.empty(image.shape).normal_(generator=seed).numpy()
     if instrument.background_rms is not None:
-        electrons = poisson(image * t, generator) + instrument.background_rms * t * normal
+        sky, spread = 0.0, instrument.background_rms * t
     else:
-        sky = instrument.sky_rate(pixel_scale) * t
-        electrons = poisson(image * t + sky, generator) - sky
-        electrons += instrument.read_noise * instrument.n_exposures**0.5 * normal
+        sky, spread = instrument.sky_rate(pixel_scale) * t, instrument.read_noise * instrument.n_exposures**0.5
+    electrons = poisson(image * np.float32(t) + np.float32(sky), generator)
+    electrons += np.float32(spread) * normal - np.float32(sky)
     if triple:  # DeepLenseSim, Model I: the noisy image's counts are drawn once more
-        return generator.poisson(np.clip(electrons, 0, None)).astype(np.float32)
-    return electrons / np.float32(t)
+        return poisson(electrons.clip(0), generator)
+    electrons /= np.float32(t)
+    return electrons
 
 
 FAINT = 0.05
@@ -178,9 +179,8 @@ def _expose_batch(
     t = scene.exposure[:, None, None, None]
     normal = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
     if instrument.background_rms is not None:
-        electrons = torch.poisson(image * t, generator) + instrument.background_rms * t * normal
+        sky, spread = torch.zeros_like(t), instrument.background_rms * t
     else:
-        sky = instrument.sky_rate(pixel_scale) * t
-        electrons = torch.poisson(image * t + sky, generator) - sky
-        electrons = electrons + instrument.read_noise * instrument.n_exposures**0.5 * normal
+        sky, spread = instrument.sky_rate(pixel_scale) * t, instrument.read_noise * instrument.n_exposures**0.5
+    electrons = torch.poisson(image * t + sky, generator) - sky + spread * normal
     return torch.poisson(electrons.clamp_min(0), generator) if triple else electrons / t

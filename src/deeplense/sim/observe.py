@@ -20,13 +20,13 @@ class Block(NamedTuple):
     """Images in the order of the stream.
 
     Attributes:
-        images: (n, 1, H, W) float32. labels: (n,). truth: (n, P), see `World.truth`. index: (n,).
+        images: (n, 1, H, W) float32. labels: (n,). truth: (n, P), see `World.truth`. numbers: (n,) in the stream.
     """
 
     images: Tensor
     labels: NDArray[np.int64]
     truth: NDArray[np.float64]
-    index: NDArray[np.int64]
+    numbers: NDArray[np.int64]
 
 
 def observe(

@@ -111,7 +111,9 @@ def _render_one(
 
 
 def _lens_model(scene: Scene, row: int) -> tuple[Any, list[dict[str, float]]]:
-    names, kwargs, lines = [], [], []
+    names: list[str] = []
+    kwargs: list[dict[str, float]] = []
+    lines: list[int] = []
     scale = float(scene.deflection_scale[row])
     for component in scene.mass:
         for params in _profiles(component, row):

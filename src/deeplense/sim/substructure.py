@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 
 class Truth(NamedTuple):
-    """A parameter that a population draws: name, unit, and prior as in the recipe (None when it follows from others)."""
+    """A parameter that a population draws: name, unit, prior as in the recipe (None when it follows from others)."""
 
     name: str
     unit: str

@@ -1,0 +1,278 @@
+"""Images in every form in the wild, streamed from a file, folder, zip, tar or dataset, one in memory at a time.
+
+Nothing that is read is ever executed, and a bad file costs a `Skipped`, not the others. To add a format: a function
+from a `Member` to `Found` images, and its extension in `READERS`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from astropy import units
+from astropy.io import fits
+from astropy.wcs import WCS
+from astropy.wcs.utils import proj_plane_pixel_area
+from numpy.typing import NDArray
+from PIL import Image
+
+from deeplense.data import names, schema
+from deeplense.data.archives import Member, Unreadable, is_archive, members
+from deeplense.data.arrays import MOST_CHANNELS, MOST_VALUES, Form, as_form, as_image, read_npy
+from deeplense.data.store import Dataset
+from deeplense.errors import UserError
+
+MASKED_NOISE = 1e7  # a pixel of noise.fits above this is masked (SLACS cut-outs write 1e8)
+NOT_SCIENCE = ("noise", "psf", "mask", "weight")
+SCALES = (1e-4, 100.0)  # arcsec; a header outside says nothing about the sky
+BLOCK = 2**24  # values of an HDF5 file read at once
+PACKED = 1100  # no filter of HDF5 packs better (deflate 1032)
+
+
+@dataclass
+class Foreign:
+    """One image.
+
+    Attributes:
+        id: path relative to the source without extension, `#row` added in files of many images; unique.
+        file: where it came from.
+        image: (C, H, W) float32, NaN where a pixel is not finite.
+        label: the class that its folders (or the file itself) name, None when unknown.
+        params: what the file says, e.g. log10_m_axion.
+        pixel_scale: arcsec, None when unknown.
+        nan_share: share of the pixels that are NaN.
+    """
+
+    id: str
+    file: str
+    image: NDArray[np.float32]
+    label: str | None = None
+    params: dict[str, float] = field(default_factory=dict)
+    pixel_scale: float | None = None
+    nan_share: float = 0.0
+
+
+@dataclass
+class Skipped:
+    """A file that gives no image, and why."""
+
+    file: str
+    reason: str
+
+
+class Found(NamedTuple):
+    """An image as a reader gives it; `row` tells the images of one file apart."""
+
+    form: Form
+    row: str = ""
+    pixel_scale: float | None = None
+
+
+Reader = Callable[[Member], Iterator[Found | Skipped]]
+
+
+def read_images(source: str | Path) -> Iterator[Foreign | Skipped]:
+    """Every image under `source`, and every file that gives none.
+
+    Args:
+        source: a file (.npy, .jpg, .png, .fits, .h5), a folder, zip or tar of them, or a dataset.
+
+    Raises:
+        UserError: no such file, or a damaged archive or dataset.
+    """
+    source = Path(source)
+    if (source / schema.MANIFEST).is_file():
+        yield from _read_dataset(source)
+        return
+    seen: set[str] = set()
+    for member in members(source):
+        try:
+            read = _reader(member.name)
+            stem = _unique(member.name, seen)
+            for found in read(member):
+                yield found if isinstance(found, Skipped) else _foreign(source, stem, member, found)
+        except Unreadable as error:
+            yield Skipped(member.file, str(error))
+        except (UserError, MemoryError):
+            raise
+        except Exception:  # decoders fail in any way on damaged files
+            yield Skipped(member.file, f"damaged: not readable as {PurePosixPath(member.name).suffix.lower()}")
+
+
+def folders(source: Path, id: str) -> list[str]:
+    """The names that may tell an image's class and split, outermost first: source, folders, file of many images."""
+    return [source.name.split(".")[0], *id.replace("#", "/").split("/")[:-1]]
+
+
+def _foreign(source: Path, stem: str, member: Member, found: Found) -> Foreign:
+    id, form = stem + found.row, found.form
+    label = names.class_of(folders(source, id)) or form.label
+    params = {} if form.log_mass is None else {"log10_m_axion": form.log_mass}
+    return Foreign(id, member.file, form.image, label, params, found.pixel_scale, _nan_share(form.image))
+
+
+def _nan_share(image: NDArray[np.float32]) -> float:
+    return float(np.isnan(image).mean())
+
+
+def _read_dataset(folder: Path) -> Iterator[Foreign]:
+    dataset = Dataset(folder)
+    info = dataset.manifest
+    for name in info.splits:
+        split = dataset.split(name)
+        for k, id in enumerate(split.ids):
+            image = split.images(np.array([k]))[0].numpy()
+            label = info.classes[split.labels[k]] if split.labels[k] >= 0 else None
+            values = zip(info.parameters, split.params[k], strict=True)
+            params = {p.name: float(v) for p, v in values if np.isfinite(v)}
+            scale = info.image.pixel_scale
+            yield Foreign(id, f"{folder}/{name}", image, label, params, scale, _nan_share(image))
+
+
+def _reader(name: str) -> Reader:
+    path = PurePosixPath(name)
+    if any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts):
+        raise Unreadable("hidden file")
+    if is_archive(name):
+        raise Unreadable("an archive inside the source; read it by itself")
+    if path.suffix.lower() not in READERS:
+        raise Unreadable("not an image format")
+    return READERS[path.suffix.lower()]
+
+
+def _unique(name: str, seen: set[str]) -> str:
+    """The name without extension, unless another file has it already."""
+    id = name[: -len(PurePosixPath(name).suffix)]
+    if id in seen:
+        id = name
+    k = 1
+    while id in seen:
+        k += 1
+        id = f"{name}-{k}"
+    seen.add(id)
+    return id
+
+
+def _read_npy(member: Member) -> Iterator[Found | Skipped]:
+    yield Found(as_form(read_npy(member.read())))
+
+
+def _read_picture(member: Member) -> Iterator[Found | Skipped]:
+    with Image.open(io.BytesIO(member.read()), formats=("JPEG", "PNG")) as picture:
+        _check_size(picture.size)
+        grey = picture.mode in ("1", "L", "LA") or picture.mode.startswith(("I", "F"))
+        # 16 bits stay 16 bits
+        pixels = np.asarray(picture if picture.mode.startswith(("I", "F")) else picture.convert("L" if grey else "RGB"))
+    if not grey and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    yield Found(Form(as_image(pixels)))
+
+
+def _read_fits(member: Member) -> Iterator[Found | Skipped]:
+    if PurePosixPath(member.name).name.lower().startswith(NOT_SCIENCE):
+        raise Unreadable("not a science image")
+    pixels, scale = _fits_image(member.read())
+    noise = member.sibling("noise.fits")
+    if noise is not None:
+        level, _ = _fits_image(noise)
+        if level.shape != pixels.shape:
+            raise Unreadable("noise.fits beside it has another shape")
+        pixels = np.where(level >= MASKED_NOISE, np.nan, pixels)
+    yield Found(Form(as_image(pixels)), pixel_scale=scale)
+
+
+def _fits_image(content: bytes) -> tuple[NDArray[Any], float | None]:
+    """The first image of two or three dimensions and its pixel scale [arcsec]."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of headers that bend the standard
+        with fits.open(io.BytesIO(content), memmap=False) as hdus:
+            for hdu in hdus:
+                shape = hdu.shape if hdu.is_image else ()
+                if len(shape) in (2, 3):
+                    _check_size(shape)
+                    return np.asarray(hdu.data), _pixel_scale(hdu.header)
+    raise Unreadable("no image in the FITS file")
+
+
+def _pixel_scale(header: fits.Header) -> float | None:
+    """The side [arcsec] of a square of one pixel's area, from the WCS or a bare CD matrix or CDELT [CUNIT, deg]."""
+    try:
+        wcs = WCS(header)
+        if wcs.has_celestial:
+            scale = math.sqrt(proj_plane_pixel_area(wcs.celestial)) * 3600
+        elif "CD1_1" in header or "CDELT1" in header:
+            matrix = np.array([[header.get(f"CD{i}_{j}", 0.0) for j in (1, 2)] for i in (1, 2)])
+            if "CD1_1" not in header:
+                matrix = np.diag([header["CDELT1"], header.get("CDELT2", header["CDELT1"])])
+            unit = units.Unit(header.get("CUNIT1", "deg")).to(units.arcsec)
+            scale = math.sqrt(abs(np.linalg.det(matrix))) * unit
+        else:
+            return None
+    except Exception:  # a broken WCS is no reason to lose the image
+        return None
+    return float(scale) if SCALES[0] < scale < SCALES[1] else None
+
+
+def _read_hdf5(member: Member) -> Iterator[Found | Skipped]:
+    """Rows of the one dataset that holds images, a few at a time."""
+    with h5py.File(member.open(), "r") as file:
+        data = _image_data(file)
+        if math.prod(data.shape) * data.dtype.itemsize > PACKED * data.id.get_storage_size():
+            raise Unreadable("declares more pixels than it stores")
+        if data.ndim == 2 or (data.ndim == 3 and data.shape[2] <= MOST_CHANNELS):
+            _check_size(data.shape)
+            yield Found(Form(as_image(data[()])))
+            return
+        _check_size(data.shape[1:])
+        step = max(1, BLOCK // max(1, math.prod(data.shape[1:])))
+        for start in range(0, len(data), step):
+            for k, row in enumerate(data[start : start + step], start):
+                try:
+                    yield Found(Form(as_image(row)), row=f"#{k}")
+                except Unreadable as error:
+                    yield Skipped(f"{member.file}#{k}", str(error))
+
+
+def _check_size(shape: Sequence[int]) -> None:
+    """Before anything is allocated: a header may promise what the file does not have."""
+    if math.prod(shape) > MOST_VALUES:
+        raise Unreadable(f"more than {MOST_VALUES} pixels")
+
+
+def _image_data(file: h5py.File) -> h5py.Dataset:
+    """The dataset that holds images: by its name, or the only one of two to four dimensions."""
+    candidates: dict[str, h5py.Dataset] = {}
+
+    def consider(name: str, thing: h5py.Group | h5py.Dataset) -> None:  # visits no link out of the file
+        if isinstance(thing, h5py.Dataset) and thing.dtype.kind in "biuf" and thing.ndim in (2, 3, 4):
+            candidates[name] = thing
+
+    file.visititems(consider)
+    named = {k: v for k, v in candidates.items() if "image" in k.rsplit("/")[-1].lower()}
+    candidates = named if len(named) == 1 else candidates
+    if not candidates:
+        raise Unreadable("no array of images in the HDF5 file")
+    if len(candidates) > 1:
+        raise Unreadable("several arrays in the HDF5 file, and not one alone is named image")
+    (data,) = candidates.values()
+    if data.external or data.is_virtual:
+        raise Unreadable("its pixels lie in other files")
+    return data
+
+
+READERS: dict[str, Reader] = {
+    ".npy": _read_npy,
+    ".jpg": _read_picture,
+    ".jpeg": _read_picture,
+    ".png": _read_picture,
+    ".fits": _read_fits,
+    ".h5": _read_hdf5,
+    ".hdf5": _read_hdf5,
+}
