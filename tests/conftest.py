@@ -34,13 +34,9 @@ def write_tiny_dataset(
         width = size / 16 * (1.0 + labels) * draw.uniform(0.9, 1.1, n)
         peak = np.where(np.isnan(mass), 8.0, 4.0 + 4.0 * (np.nan_to_num(mass) + 24.0))
         blob = peak[:, None, None] * np.exp(-(x**2 + y**2) / (2 * width[:, None, None] ** 2))
-        images = np.repeat(blob[:, None], channels, axis=1) + 0.5 * draw.standard_normal(
-            (n, channels, size, size)
-        )
+        images = np.repeat(blob[:, None], channels, axis=1) + 0.5 * draw.standard_normal((n, channels, size, size))
         ids = [f"{split}/{i}" for i in range(n)]
-        shards.append(
-            store.write_shard(folder, split, 0, images.astype(np.float32), labels, mass[:, None], ids)
-        )
+        shards.append(store.write_shard(folder, split, 0, images.astype(np.float32), labels, mass[:, None], ids))
     manifest = Manifest(
         name="tiny",
         image=ImageInfo(channels, size, size, pixel_scale=0.1, unit="counts"),

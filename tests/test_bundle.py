@@ -34,9 +34,7 @@ def _bundle(task: Task, model: str = "compact") -> Bundle:
     head.temperature.fill_(1.3)
     network = build_network(recipe.model, preprocess.output_shape, head.n_out)
     network(preprocess(_images(30)))  # moves the running statistics of the norms
-    return Bundle(
-        network, preprocess, head, recipe, ["a", "b", "c"], INFO, target, "print", {"epochs": 3}, "0.1"
-    )
+    return Bundle(network, preprocess, head, recipe, ["a", "b", "c"], INFO, target, "print", {"epochs": 3}, "0.1")
 
 
 CLASSIFY, REGRESS = Task(), Task("regress", "log10_m_axion")

@@ -143,7 +143,8 @@ def _parser(name: str, verb: Verb, function: Callable[..., Any], flags: list[str
         parser.add_argument(f"--{option}", nargs="+", default=[])
     for flag in flags:
         parser.add_argument(f"--{flag}", action="store_true")
-    known: set[str | int] = {a.rstrip("+*?") for a in verb.positional} | {*verb.lists, *verb.skip, *flags}
+    known: set[str | int] = {a.rstrip("+*?") for a in verb.positional}
+    known.update(verb.lists, verb.skip, flags)
     parser.add_function_arguments(function, skip=known, as_group=False)
     return parser
 

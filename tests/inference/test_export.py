@@ -50,9 +50,7 @@ def make_bundle(data: Path, path: Path, steps: int = 20, target: Target | None =
         optimizer.step()
     head.temperature.fill_(1.7)
     manifest = dataset.manifest
-    Bundle(
-        network.eval(), preprocess, head, made, manifest.classes, manifest.image, target, "f", {"n": 1}
-    ).save(path)
+    Bundle(network.eval(), preprocess, head, made, manifest.classes, manifest.image, target, "f", {"n": 1}).save(path)
     return path
 
 
@@ -100,9 +98,7 @@ def test_timm_networks_and_regressors(
 def test_random_images_look_like_training_images_to_the_network(stretch: Any, tiny_dataset: Path) -> None:
     dataset = Dataset(tiny_dataset)
     config = recipe.Preprocess(stretch=stretch)
-    preprocess = Preprocessor.fit(
-        config, dataset.manifest.image, [dataset.split("train").images(np.arange(64))]
-    )
+    preprocess = Preprocessor.fit(config, dataset.manifest.image, [dataset.split("train").images(np.arange(64))])
     head = head_for(recipe.Task(), ["a", "b"], None)
     made = Bundle(torch.nn.Identity(), preprocess, head, recipe.Recipe(), ["a", "b"], dataset.manifest.image)
     x = preprocess(parity.random_sample(made).images)
@@ -112,14 +108,10 @@ def test_random_images_look_like_training_images_to_the_network(stretch: Any, ti
         assert (x.mean(), x.std()) == pytest.approx((0, 1), abs=0.05)
 
 
-def test_int8_keeps_class_and_preprocessing(
-    compact: Path, exported: Path, tiny_dataset: Path, capsys: Any
-) -> None:
+def test_int8_keeps_class_and_preprocessing(compact: Path, exported: Path, tiny_dataset: Path, capsys: Any) -> None:
     out = export(compact, exported.with_name("int8.onnx"), int8=True, data=tiny_dataset)
     assert "int8 against the bundle on 32 images" in capsys.readouterr().out
-    p, q = (
-        b.predict(images(tiny_dataset)).probabilities for b in (OnnxBundle(exported, 1), OnnxBundle(out, 1))
-    )
+    p, q = (b.predict(images(tiny_dataset)).probabilities for b in (OnnxBundle(exported, 1), OnnxBundle(out, 1)))
     assert p is not None
     assert q is not None
     assert 0 < np.abs(p - q).max() < 0.1
@@ -141,9 +133,7 @@ def test_metadata_rebuilds_the_bundle(compact: Path, exported: Path) -> None:
     session = onnxruntime.InferenceSession(exported)
     about = json.loads(session.get_modelmeta().custom_metadata_map["deeplense"])
     assert (about["name"], about["task"], about["head"]) == ("made", "classify", "CategoricalHead")
-    assert [(i.name, i.shape[1:], i.type) for i in session.get_inputs()] == [
-        ("image", [1, 16, 16], "tensor(float)")
-    ]
+    assert [(i.name, i.shape[1:], i.type) for i in session.get_inputs()] == [("image", [1, 16, 16], "tensor(float)")]
     assert [o.name for o in session.get_outputs()] == ["raw"]
 
 
@@ -153,9 +143,7 @@ def test_a_file_that_disagrees_is_not_left(
     model = onnx.load(exported)
     del model.metadata_props[:]
     kernel = next(w for w in model.graph.initializer if len(w.dims) == 4)
-    kernel.CopyFrom(
-        onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(kernel) * np.float32(1.05), kernel.name)
-    )
+    kernel.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(kernel) * np.float32(1.05), kernel.name))
     monkeypatch.setattr(exporting, "_graph", lambda *_: model)
     with pytest.raises(UserError, match="more than the tolerance, nothing written"):
         export(compact, tmp_path / "m.onnx")
@@ -180,9 +168,7 @@ def test_int8_is_refused_for_what_it_loses(known: bool) -> None:
     sure = np.eye(3)[labels]
     close, far = 0.995 * sure + 0.005 / 3, np.roll(sure, 1, axis=1)
     far[12:] = sure[12:]  # one class in 25 is another
-    truth = parity.Sample(
-        torch.zeros(300, 1, 1, 1), labels if known else labels * 0 - 1, np.full(300, np.nan)
-    )
+    truth = parity.Sample(torch.zeros(300, 1, 1, 1), labels if known else labels * 0 - 1, np.full(300, np.nan))
     text = parity.check(Fixed(sure), Fixed(close), truth, exact=False)  # type: ignore[arg-type]
     assert ("AUC 1.0000 -> 1.0000" in text) == known
     with pytest.raises(UserError, match="without --int8"):
@@ -191,9 +177,7 @@ def test_int8_is_refused_for_what_it_loses(known: bool) -> None:
         parity.check(Fixed(sure), Fixed(sure * np.nan), truth, exact=False)  # type: ignore[arg-type]
 
 
-def test_bad_requests(
-    compact: Path, tiny_dataset: Path, make_dataset: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_bad_requests(compact: Path, tiny_dataset: Path, make_dataset: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--data"):
         export(compact, tmp_path / "m.onnx", int8=True)
     with pytest.raises(UserError, match=r"MODEL\.onnx"):

@@ -81,9 +81,7 @@ def test_weights_that_cannot_be_fetched_are_an_error(monkeypatch: pytest.MonkeyP
 
 
 class Flat(nn.Module):
-    def __init__(
-        self, in_chans: int, num_classes: int, image_size: tuple[int, int], gain: float = 1.0
-    ) -> None:
+    def __init__(self, in_chans: int, num_classes: int, image_size: tuple[int, int], gain: float = 1.0) -> None:
         super().__init__()
         self.gain = gain
         self.layer = nn.Linear(in_chans * image_size[0] * image_size[1], num_classes)

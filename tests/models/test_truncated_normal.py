@@ -53,9 +53,7 @@ def test_far_and_wide_stay_finite_with_finite_gradients(loc: float, scale: float
 
 def test_tends_to_the_uniform_distribution() -> None:
     p = _make(-22.3, 1e5, torch.float32)
-    assert p.log_prob(torch.tensor([-23.9, -23.0, -22.1])).tolist() == pytest.approx(
-        [-np.log(2)] * 3, abs=1e-4
-    )
+    assert p.log_prob(torch.tensor([-23.9, -23.0, -22.1])).tolist() == pytest.approx([-np.log(2)] * 3, abs=1e-4)
     assert p.mean.item() == pytest.approx(-23, abs=1e-4)
     assert p.stddev.item() == pytest.approx(2 / 12**0.5, abs=1e-3)
     assert p.icdf(torch.tensor([0.05, 0.95])).tolist() == pytest.approx([-23.9, -22.1], abs=1e-4)

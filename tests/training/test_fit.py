@@ -126,9 +126,7 @@ def test_ctrl_c_keeps_the_best_and_tells_how_to_go_on(
         _train(tiny_dataset, tmp_path / "run", "training.weight_decay=0.5", resume=True)
 
 
-def test_resume_wants_the_same_data(
-    tiny_dataset: Path, tmp_path: Path, make_dataset: Callable[..., Path]
-) -> None:
+def test_resume_wants_the_same_data(tiny_dataset: Path, tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
     _train(tiny_dataset, tmp_path / "run", "training.epochs=1")
     with pytest.raises(UserError, match="other data"):
         _train(make_dataset(tmp_path / "data", seed=1), tmp_path / "run", "training.epochs=1", resume=True)
@@ -137,9 +135,7 @@ def test_resume_wants_the_same_data(
         _train(tiny_dataset, tmp_path / "run", "training.epochs=1", resume=True)
 
 
-def test_resume_of_nothing_starts(
-    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resume_of_nothing_starts(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _train(tiny_dataset, tmp_path / "run", "training.epochs=1", resume=True).is_file()
     assert "from the beginning" in capsys.readouterr().out
 

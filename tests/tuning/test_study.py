@@ -27,9 +27,7 @@ SPACE: dict[str, dict[str, list[Any]]] = {
 
 
 def make(**tuning: Any) -> Recipe:
-    return Recipe(
-        name="toy", training=Training(epochs=4), tuning=Tuning(**({"space": SPACE, "trials": 5} | tuning))
-    )
+    return Recipe(name="toy", training=Training(epochs=4), tuning=Tuning(**({"space": SPACE, "trials": 5} | tuning)))
 
 
 def fake(recipe: Recipe, data: Any, out: Path, on_epoch: Callable[[int, dict[str, float]], None]) -> None:
@@ -112,9 +110,7 @@ def test_a_stopped_study_resumes_to_what_an_uninterrupted_one_finds(tmp_path: Pa
     study.search(fake, made, "sim", tmp_path / "whole")
     states = [r["state"] for r in rows(tmp_path / "s")]
     assert states == ["complete"] * 3 + ["fail"] + ["complete"] * 2
-    assert [r["training.lr"] for r in rows(tmp_path / "s")][:5] == [
-        r["training.lr"] for r in rows(tmp_path / "whole")
-    ]
+    assert [r["training.lr"] for r in rows(tmp_path / "s")][:5] == [r["training.lr"] for r in rows(tmp_path / "whole")]
 
 
 def test_a_finished_study_runs_nothing_more(tmp_path: Path) -> None:

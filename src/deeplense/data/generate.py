@@ -201,9 +201,7 @@ def _executor(workers: int, cluster: str | None) -> Iterator[Executor]:
         return
     # spawn, not fork: a forked copy of a process that has used threads can hang
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, context, initializer=_start_worker, initargs=(os.getpid(),)
-    ) as executor:
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(os.getpid(),)) as executor:
         yield executor
 
 
@@ -264,9 +262,7 @@ def _claim(out: Path, recipe: Recipe, engine: str, device: str, world: World) ->
         for stale in out.glob(".*.tmp*"):
             stale.unlink()
         if need > have:
-            raise UserError(
-                f"{out}: needs {need / 1e9:.2f} GB, the disk has {have / 1e9:.2f}; free some or make fewer"
-            )
+            raise UserError(f"{out}: needs {need / 1e9:.2f} GB, the disk has {have / 1e9:.2f}; free some or make fewer")
         with schema.atomic(out / PLAN) as temporary:
             temporary.write_text(json.dumps(plan))
     except OSError as error:

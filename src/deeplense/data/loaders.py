@@ -50,9 +50,7 @@ class StoredLoader:
             self.index = self.index[np.isfinite(split.params[self.index, self.column])]
         if not len(self.index):
             wanted = f"an image with a value of '{target}'" if target else "an image"
-            raise UserError(
-                f"split '{split.name}' of dataset '{split.manifest.name}' has not {wanted}; choose another"
-            )
+            raise UserError(f"split '{split.name}' of dataset '{split.manifest.name}' has not {wanted}; choose another")
         self._share = -(-len(self.index) // world_size)
         self._drop = drop_last and self._share >= batch_size
 

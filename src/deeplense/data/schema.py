@@ -140,9 +140,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         if folder.is_dir() and any(folder.glob("*.h5")):
-            raise UserError(
-                f"{folder}: an unfinished dataset (no {MANIFEST}); run the same command again to finish it"
-            )
+            raise UserError(f"{folder}: an unfinished dataset (no {MANIFEST}); run the same command again to finish it")
         raise UserError(f"{folder}: no dataset here ({MANIFEST} is missing)")
     try:
         tree = json.loads(path.read_text())
@@ -150,9 +148,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); the dataset must be made again") from error
     if version != SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: schema version {version}, this code reads {SCHEMA_VERSION}; make the dataset again"
-        )
+        raise UserError(f"{path}: schema version {version}, this code reads {SCHEMA_VERSION}; make the dataset again")
     try:
         return Manifest(
             image=ImageInfo(**tree.pop("image")),

@@ -40,9 +40,7 @@ class SimLoader:
         world_size: int = 1,
     ) -> None:
         self.world = World(simulation)
-        made = recipe.Recipe(
-            name="on the fly", seed=seed, simulation=simulation, splits={stream: batches * batch_size}
-        )
+        made = recipe.Recipe(name="on the fly", seed=seed, simulation=simulation, splits={stream: batches * batch_size})
         self.manifest = manifest(made, self.world, [])
         self.seed, self.stream, self.batch_size, self.batches = seed, stream, batch_size, batches
         self.column = None if target is None else self.manifest.parameter(target)

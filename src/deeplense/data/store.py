@@ -45,18 +45,14 @@ def write_shard(
     try:
         with schema.atomic(path) as temporary:
             with h5py.File(temporary, "w", libver="latest") as file:
-                file.create_dataset(
-                    "image", data=np.ascontiguousarray(images, dtype=np.float32), track_times=False
-                )
+                file.create_dataset("image", data=np.ascontiguousarray(images, dtype=np.float32), track_times=False)
                 file.create_dataset("label", data=labels.astype(np.int64), track_times=False)
                 file.create_dataset("params", data=params.astype(np.float64), track_times=False)
                 file.create_dataset("id", data=names, track_times=False)
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot write ({error.strerror or error}); free some space and run again"
-        ) from error
+        raise UserError(f"{path}: cannot write ({error.strerror or error}); free some space and run again") from error
     return Shard(path.name, split, len(labels), schema.sha256(path))
 
 
@@ -151,17 +147,13 @@ def validate(folder: str | Path, checksums: bool = False) -> Manifest:
         if not path.is_file():
             raise UserError(f"{path}: missing; copy it again or make the dataset again")
         if checksums and schema.sha256(path) != shard.sha256:
-            raise UserError(
-                f"{path}: its bytes have changed since it was written; copy it again or make it again"
-            )
+            raise UserError(f"{path}: its bytes have changed since it was written; copy it again or make it again")
         _, labels, _, _ = _open_shard(path, shard, manifest)
         if len(labels) and not (labels.min() >= -1 and labels.max() < len(manifest.classes)):
             raise UserError(f"{path}: labels outside the {len(manifest.classes)} classes of the manifest")
     sealed = manifest.fingerprint
     if manifest.seal().fingerprint != sealed:
-        raise UserError(
-            f"{folder / schema.MANIFEST}: fingerprint does not fit its content; it was edited by hand"
-        )
+        raise UserError(f"{folder / schema.MANIFEST}: fingerprint does not fit its content; it was edited by hand")
     return manifest
 
 
@@ -175,9 +167,7 @@ def _open_shard(
             image = file["image"]
             offset = image.id.get_offset()
             if image.shape != shape or image.dtype != np.float32 or offset is None:
-                raise UserError(
-                    f"{path}: images are {image.shape} {image.dtype}, the manifest says {shape} float32"
-                )
+                raise UserError(f"{path}: images are {image.shape} {image.dtype}, the manifest says {shape} float32")
             labels, params, ids = file["label"][:], file["params"][:], file["id"][:]
     except (OSError, KeyError) as error:
         raise UserError(f"{path}: not a readable shard ({error}); copy it again or make it again") from error

@@ -73,9 +73,7 @@ class Preprocessor(nn.Module):
                     f"preprocess.size needs square images, these are {height} x {width}; set preprocess.crop"
                 )
             self.register_buffer("rows", resample_matrix(height, config.size), persistent=False)
-            self.register_buffer(
-                "columns", resample_matrix(width, config.size).T.contiguous(), persistent=False
-            )
+            self.register_buffer("columns", resample_matrix(width, config.size).T.contiguous(), persistent=False)
             height = width = config.size
         self.output_shape = (image.channels, height, width)
         for name, value in {"sky": 0.0, "scale": config.scale or 1.0, "mean": 0.0, "std": 1.0}.items():
@@ -93,12 +91,8 @@ class Preprocessor(nn.Module):
         channels = sample.transpose(0, 1).flatten(1)
         good = torch.isfinite(channels)
         if not good.any(1).all():
-            raise UserError(
-                "the training images have a channel without a finite pixel; make the dataset without it"
-            )
-        sky = np.array(
-            [np.median(row[ok].numpy()) for row, ok in zip(channels, good, strict=True)], np.float32
-        )
+            raise UserError("the training images have a channel without a finite pixel; make the dataset without it")
+        sky = np.array([np.median(row[ok].numpy()) for row, ok in zip(channels, good, strict=True)], np.float32)
         self.sky.copy_(torch.from_numpy(sky)[:, None, None])
         sample = self._geometry(sample)
         if config.scale is None and config.stretch != "none":

@@ -66,10 +66,7 @@ def _bundle(path: Path) -> list[tuple[str, str]]:
             "input",
             f"{b.image.channels} x {b.image.height} x {b.image.width}, {b.image.pixel_scale or '?'}″ a pixel",
         ),
-        *(
-            (name, f"{value:.4g}" if isinstance(value, float) else str(value))
-            for name, value in b.summary.items()
-        ),
+        *((name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in b.summary.items()),
         ("data", b.fingerprint[:16]),
         ("made by", f"deeplense {b.code_version}"),
     ]

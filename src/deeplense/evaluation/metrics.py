@@ -104,9 +104,7 @@ def classification(
             "macro": float(per_class[present].mean()) if present.any() else None,
             "macro_ci": interval(sampled[:, present].mean(1)) if present.any() else None,
             "per_class": {c: _number(a) for c, a in zip(classes, per_class, strict=True)},
-            "per_class_ci": {
-                c: interval(sampled[:, k]) if present[k] else None for k, c in enumerate(classes)
-            },
+            "per_class_ci": {c: interval(sampled[:, k]) if present[k] else None for k, c in enumerate(classes)},
         },
         "accuracy": float(correct.mean()),
         "accuracy_ci": interval(accuracies),

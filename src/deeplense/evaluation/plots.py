@@ -93,9 +93,7 @@ def confusion(counts: NDArray[Any], classes: Sequence[str]) -> Figure:
     for i in range(n):
         for j in range(n):
             ink = "white" if share[i, j] > 0.55 else INK
-            axes.text(
-                j, i - 0.1, f"{100 * share[i, j]:.1f} %", ha="center", va="center", color=ink, fontsize=11
-            )
+            axes.text(j, i - 0.1, f"{100 * share[i, j]:.1f} %", ha="center", va="center", color=ink, fontsize=11)
             axes.text(j, i + 0.2, f"{counts[i, j]:,}", ha="center", va="center", color=ink, fontsize=8.5)
     axes.set_xticks(range(n), classes, rotation=0 if n <= 5 else 45)
     axes.set_yticks(range(n), classes)
@@ -182,12 +180,8 @@ def errors(truth: Floats, mean: Floats, scale: Floats, name: str) -> Figure:
     left.errorbar(bins["centre"], bins["bias"], 1.96 * bins["bias_error"], fmt="o-", color=COLORS[0], ms=5)
     left.set(xlabel=f"true {name}", ylabel="mean of predicted − true", title="bias, with 95 % intervals")
     claimed = metrics.in_bins(truth, truth + scale)["bias"]
-    right.plot(
-        bins["centre"], bins["scatter"], "o-", color=COLORS[0], ms=5, label="scatter of predicted − true"
-    )
-    right.plot(
-        bins["centre"], claimed, "s--", color=COLORS[1], ms=4, label="mean predicted standard deviation"
-    )
+    right.plot(bins["centre"], bins["scatter"], "o-", color=COLORS[0], ms=5, label="scatter of predicted − true")
+    right.plot(bins["centre"], claimed, "s--", color=COLORS[1], ms=4, label="mean predicted standard deviation")
     right.set(xlabel=f"true {name}", ylabel="standard deviation", title="scatter")
     right.set_ylim(0, 1.3 * max(bins["scatter"].max(initial=0), claimed.max(initial=0), 1e-9))
     right.legend(loc="upper left")

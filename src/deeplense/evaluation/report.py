@@ -124,8 +124,7 @@ def _check_rival(one: Bundle, rival: Bundle, path: str | Path) -> None:
     mine, its = one.target and one.target.name, rival.target and rival.target.name
     if mine != its:
         raise UserError(
-            f"--against {path}: it predicts {its or 'classes'}, not {mine or 'classes'}; "
-            "compare bundles of one task"
+            f"--against {path}: it predicts {its or 'classes'}, not {mine or 'classes'}; compare bundles of one task"
         )
 
 
@@ -151,9 +150,7 @@ def _pictures(
     if history is not None:
         metric = "accuracy" if one.target is None else "MAE"
         caption = "Every epoch of the training. The bundle holds the epoch of least validation loss."
-        pictures.insert(
-            -1, Picture("learning", "Learning curves", caption, lambda: plots.learning(history, metric))
-        )
+        pictures.insert(-1, Picture("learning", "Learning curves", caption, lambda: plots.learning(history, metric)))
     return pictures
 
 
@@ -291,10 +288,7 @@ def _write_predictions(path: Path, one: Bundle, scores: Scores, images: Split) -
     if one.target is None:
         header = ["id", "label", *(f"p_{c}" for c in one.classes)]
         labels = (one.classes[k] for k in scores.truth)
-        rows = (
-            [i, c, *(f"{x:.8g}" for x in p)]
-            for i, c, p in zip(ids, labels, scores.probabilities, strict=True)
-        )
+        rows = ([i, c, *(f"{x:.8g}" for x in p)] for i, c, p in zip(ids, labels, scores.probabilities, strict=True))
     else:
         header = ["id", "target", "mean", "scale", "q05", "q95"]
         columns = np.stack([scores.truth, scores.mean, scores.scale, scores.q05, scores.q95], 1)

@@ -61,9 +61,7 @@ def score(bundle: Bundle, dataset: Dataset, split: Split, name: str = "predict")
     return Scores(position, truth, **columns)
 
 
-def _predict(
-    bundle: Bundle, split: Split, position: NDArray[np.int64], truth: NDArray[Any]
-) -> dict[str, Any]:
+def _predict(bundle: Bundle, split: Split, position: NDArray[np.int64], truth: NDArray[Any]) -> dict[str, Any]:
     prediction = bundle.predict(split.images(position))
     if prediction.probabilities is not None:
         return {"probabilities": prediction.probabilities}
@@ -94,8 +92,7 @@ def _truth(bundle: Bundle, dataset: Dataset, split: Split) -> tuple[NDArray[Any]
         known = np.flatnonzero(np.isfinite(value))
         if not len(known):
             raise UserError(
-                f"{dataset.folder}: no image of split '{split.name}' has a '{bundle.target.name}'; "
-                "choose another split"
+                f"{dataset.folder}: no image of split '{split.name}' has a '{bundle.target.name}'; choose another split"
             )
         return value[known], known
     strange = [c for c in manifest.classes if c not in bundle.classes]
@@ -109,8 +106,6 @@ def _truth(bundle: Bundle, dataset: Dataset, split: Split) -> tuple[NDArray[Any]
         )
     known = np.flatnonzero(split.labels >= 0)
     if not len(known):
-        raise UserError(
-            f"{dataset.folder}: no image of split '{split.name}' has a label; choose another split"
-        )
+        raise UserError(f"{dataset.folder}: no image of split '{split.name}' has a label; choose another split")
     to_bundle = np.array([bundle.classes.index(c) for c in manifest.classes])
     return to_bundle[split.labels[known]], known

@@ -98,9 +98,7 @@ def _one_image(dataset: Dataset, id: str) -> Figure:
     label = int(split.labels[row])
     name = manifest.classes[label] if label >= 0 else "unlabelled"
     truth = ", ".join(
-        f"{p.name} = {v:.4g}"
-        for p, v in zip(manifest.parameters, split.params[row], strict=True)
-        if np.isfinite(v)
+        f"{p.name} = {v:.4g}" for p, v in zip(manifest.parameters, split.params[row], strict=True) if np.isfinite(v)
     )
     stored = split.images(np.array([row]))[0].numpy()
     panels = {"stored": stored}
@@ -108,9 +106,7 @@ def _one_image(dataset: Dataset, id: str) -> Figure:
         panels |= _again(config.load_recipe(manifest.recipe), split.name, row)
     figure = Figure(figsize=(3.3 * len(panels), 4), layout="constrained")
     figure.suptitle(f"{id} · {name}\n{truth}", fontsize=10)
-    for axes, (what, picture) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+    for axes, (what, picture) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         drawn = _draw(axes, picture, signed=what.startswith("effect"))
         axes.set(xticks=[], yticks=[])
         axes.set_title(what, fontsize=10)
@@ -126,9 +122,7 @@ def _again(recipe: Recipe, split: str, index: int) -> dict[str, Array]:
 
     def clean(s: Scene) -> Array:
         s = s.to("cpu", torch.float64)
-        picture = image.render(
-            s, world.size, world.pixel_scale, world.instrument, recipe.simulation.supersampling
-        )
+        picture = image.render(s, world.size, world.pixel_scale, world.instrument, recipe.simulation.supersampling)
         return picture[0].numpy().astype(np.float32)
 
     with_sub, without = clean(scene), clean(smooth)

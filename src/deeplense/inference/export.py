@@ -164,9 +164,7 @@ def _graph(bundle: Bundle, calibration: Tensor | None) -> Any:
     back = _trace(bundle.network, x, "x", "raw", bundle)
     if calibration is not None:
         with torch.no_grad():
-            back = _quantise(
-                back, torch.cat([bundle.preprocess(part) for part in torch.split(calibration, 16)])
-            )
+            back = _quantise(back, torch.cat([bundle.preprocess(part) for part in torch.split(calibration, 16)]))
     front.ir_version = back.ir_version
     front, back = (
         compose.add_prefix(half, prefix, rename_inputs=False, rename_outputs=False)

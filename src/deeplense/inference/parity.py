@@ -32,9 +32,7 @@ class Sample:
     targets: NDArray[np.float64]
 
 
-def draw_images(
-    bundle: Bundle, data: str | Path, split: str, most: int
-) -> tuple[Tensor, Any, NDArray[np.int64]]:
+def draw_images(bundle: Bundle, data: str | Path, split: str, most: int) -> tuple[Tensor, Any, NDArray[np.int64]]:
     """At most `most` images of a split, drawn with the recipe's seed; the split; their positions."""
     dataset = Dataset(data)
     have, want = dataset.manifest.image, bundle.image

@@ -65,9 +65,7 @@ def predict(
             rows.add(batch)
             bar.update(len(batch))
     if not rows.columns["id"]:
-        raise UserError(
-            f"no image in {', '.join(map(str, inputs))} can be used: {_tell(skipped) or 'none found'}"
-        )
+        raise UserError(f"no image in {', '.join(map(str, inputs))} can be used: {_tell(skipped) or 'none found'}")
     write_table(out, rows.columns, {"BUNDLE": str(bundle), "DATAHASH": one.fingerprint[:16]})
     if skipped:
         print(f"skipped {sum(map(len, skipped.values()))} of the inputs: {_tell(skipped)}")
@@ -148,9 +146,7 @@ def _read_dataset(folder: Path) -> Iterator[Foreign]:
         for k, id in enumerate(split.ids):
             image = split.images(np.array([k]))[0].numpy()
             missing = float(1 - np.isfinite(image).mean())
-            yield Foreign(
-                id, f"{folder}/{name}", image, None, {}, dataset.manifest.image.pixel_scale, missing
-            )
+            yield Foreign(id, f"{folder}/{name}", image, None, {}, dataset.manifest.image.pixel_scale, missing)
 
 
 def _tell(skipped: dict[str, list[str]]) -> str:

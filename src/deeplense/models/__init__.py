@@ -67,9 +67,7 @@ def _probe(network: nn.Module, name: str, shape: tuple[int, int, int], n_out: in
         out = network.eval()(torch.zeros(2, *shape))
     except (RuntimeError, AssertionError, ValueError) as error:
         why = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"model.name '{name}' cannot take {size} images ({why}); change preprocess.size"
-        ) from error
+        raise UserError(f"model.name '{name}' cannot take {size} images ({why}); change preprocess.size") from error
     finally:
         network.train()
     if tuple(out.shape) != (2, n_out):

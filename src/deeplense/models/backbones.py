@@ -35,9 +35,7 @@ def timm_network(
                 raise
             network = timm.create_model(name, **common)
     except TypeError as error:
-        raise UserError(
-            f"model.name '{name}' does not take what the recipe gives it: {_line(error)}"
-        ) from error
+        raise UserError(f"model.name '{name}' does not take what the recipe gives it: {_line(error)}") from error
     except Exception as error:
         if pretrained:
             raise UserError(

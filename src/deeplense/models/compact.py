@@ -22,9 +22,7 @@ class Block(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, stride: int, drop_path: float) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            *_conv(n_in, n_out, 3, stride), nn.ReLU(inplace=True), *_conv(n_out, n_out, 3)
-        )
+        self.body = nn.Sequential(*_conv(n_in, n_out, 3, stride), nn.ReLU(inplace=True), *_conv(n_out, n_out, 3))
         self.shortcut = nn.Sequential()
         if stride > 1:
             self.shortcut.append(nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False))

@@ -70,9 +70,7 @@ class CategoricalHead(Head):
         return Categorical(logits=raw.float() / self.temperature)
 
     def loss(self, raw: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
-        return functional.cross_entropy(
-            raw.float() / self.temperature, batch.label, label_smoothing=label_smoothing
-        )
+        return functional.cross_entropy(raw.float() / self.temperature, batch.label, label_smoothing=label_smoothing)
 
 
 class NormalHead(Head):

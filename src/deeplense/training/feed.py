@@ -59,16 +59,12 @@ def make_feed(recipe: Recipe, data: str | Path, device: torch.device) -> Feed:
     """
     task = recipe.task
     if task.kind == "regress" and task.target is None:
-        raise UserError(
-            "task.target is missing: name the parameter to regress, e.g. task.target=log10_m_axion"
-        )
+        raise UserError("task.target is missing: name the parameter to regress, e.g. task.target=log10_m_axion")
     target = task.target if task.kind == "regress" else None
     feed = _simulated(recipe, target, device) if str(data) == "sim" else _stored(recipe, target, Path(data))
     if target is None and len(feed.manifest.classes) < 2:
         known = ", ".join(feed.manifest.classes) or "none"
-        raise UserError(
-            f"{data}: to classify takes two classes, it has: {known}; set task.kind=regress or add one"
-        )
+        raise UserError(f"{data}: to classify takes two classes, it has: {known}; set task.kind=regress or add one")
     return feed
 
 
@@ -130,12 +126,8 @@ def _simulated(recipe: Recipe, target: str | None, device: torch.device) -> Feed
 
     config = recipe.training
 
-    def loader(
-        stream: str, size: int, batches: int, rank: int, world_size: int, where: Any = device
-    ) -> Loader:
-        return SimLoader(
-            recipe.simulation, recipe.seed, stream, size, batches, target, where, rank, world_size
-        )
+    def loader(stream: str, size: int, batches: int, rank: int, world_size: int, where: Any = device) -> Loader:
+        return SimLoader(recipe.simulation, recipe.seed, stream, size, batches, target, where, rank, world_size)
 
     def train_loader(rank: int, world_size: int) -> Loader:
         return loader("train", config.batch_size, config.steps_per_epoch, rank, world_size)

@@ -87,9 +87,7 @@ def train(
         print(f"\nstopped; the same command with --resume continues from epoch {len(keeper.history)} ({out})")
         raise KeyboardInterrupt
     if keeper.best is None:
-        raise UserError(
-            f"{out}: the validation loss was never finite; lower training.lr (it is {made.training.lr:g})"
-        )
+        raise UserError(f"{out}: the validation loss was never finite; lower training.lr (it is {made.training.lr:g})")
     if _rank() == 0:
         name = "accuracy" if target is None else "MAE"
         best = keeper.best
@@ -134,9 +132,7 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
     if (out / "recipe.yaml").exists():
         old = yaml.safe_load((out / "recipe.yaml").read_text())
         if path := _difference(old, yaml.safe_load(config.dump(recipe))):
-            raise UserError(
-                f"{out}: its run had another {path}; resume with the same recipe or choose another --out"
-            )
+            raise UserError(f"{out}: its run had another {path}; resume with the same recipe or choose another --out")
     if not (out / "last.ckpt").is_file():
         print(f"{out}: no last.ckpt to resume from; starting from the beginning")
         return None
@@ -160,9 +156,7 @@ def _check_fingerprint(last: Path, fingerprint: str) -> None:
     try:
         state = torch.load(last, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(
-            f"{last}: damaged ({type(error).__name__}); remove it and resume from the beginning"
-        ) from error
+        raise UserError(f"{last}: damaged ({type(error).__name__}); remove it and resume from the beginning") from error
     if state.get("fingerprint") != fingerprint:
         raise UserError(f"{last}: its run had other data; give the same --data or choose another --out")
 
@@ -193,9 +187,7 @@ def _trainer(training: Training, device: torch.device, out: Path, keeper: Keeper
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence Lightning's banners and hints, and give Ctrl-C back as it was."""
-    loggers = [
-        logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")
-    ]
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
     levels = [logger.level for logger in loggers]
     handler = signal.getsignal(signal.SIGINT)
     for logger in loggers:

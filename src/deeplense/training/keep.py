@@ -46,9 +46,7 @@ class Keeper(pl.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history, self.best = state["history"], state["best"]
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         assert isinstance(module, LensModule)
         checkpoint["fingerprint"] = module.feed.manifest.fingerprint
 

@@ -49,9 +49,7 @@ class LensModule(pl.LightningModule):
         outputs: raw outputs and truths of the last validation, from all ranks.
     """
 
-    def __init__(
-        self, network: nn.Module, preprocess: Preprocessor, head: Head, recipe: Recipe, feed: Feed
-    ) -> None:
+    def __init__(self, network: nn.Module, preprocess: Preprocessor, head: Head, recipe: Recipe, feed: Feed) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
         self.preprocess, self.head, self.recipe, self.feed = preprocess, head, recipe, feed
@@ -97,9 +95,7 @@ class LensModule(pl.LightningModule):
             self.average.update_parameters(self.network)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        self._parts.append(
-            (self.evaluated(self.inputs(batch)).float(), batch._replace(image=batch.image[:0]))
-        )
+        self._parts.append((self.evaluated(self.inputs(batch)).float(), batch._replace(image=batch.image[:0])))
 
     def on_validation_epoch_end(self) -> None:
         raw = torch.cat([r for r, _ in self._parts])

@@ -37,16 +37,12 @@ def _one_cycle(optimizer: Optimizer, config: recipe.Training, steps: int) -> LRS
 def _cyclic(optimizer: Optimizer, config: recipe.Training, steps: int) -> LRScheduler:
     """Triangles whose height halves (Smith 2017)."""
     half = max(config.cycle_epochs * steps // 2, 1)
-    return CyclicLR(
-        optimizer, config.lr / 25, config.lr, step_size_up=half, mode="triangular2", cycle_momentum=False
-    )
+    return CyclicLR(optimizer, config.lr / 25, config.lr, step_size_up=half, mode="triangular2", cycle_momentum=False)
 
 
 def _cosine_restarts(optimizer: Optimizer, config: recipe.Training, steps: int) -> LRScheduler:
     """Cosine down, then back to the peak (Loshchilov & Hutter 2017)."""
-    cosine = CosineAnnealingWarmRestarts(
-        optimizer, T_0=max(config.cycle_epochs * steps, 1), eta_min=config.lr / 100
-    )
+    cosine = CosineAnnealingWarmRestarts(optimizer, T_0=max(config.cycle_epochs * steps, 1), eta_min=config.lr / 100)
     return _after_warmup(optimizer, cosine, config, steps)
 
 
@@ -64,9 +60,7 @@ SCHEDULES: dict[str, Callable[[Optimizer, recipe.Training, int], LRScheduler]] =
 }
 
 
-def _after_warmup(
-    optimizer: Optimizer, schedule: LRScheduler, config: recipe.Training, steps: int
-) -> LRScheduler:
+def _after_warmup(optimizer: Optimizer, schedule: LRScheduler, config: recipe.Training, steps: int) -> LRScheduler:
     """The schedule after a linear rise over the first `warmup` of all steps."""
     rise = round(config.warmup * config.epochs * steps)
     if rise < 1:
