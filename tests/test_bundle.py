@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from deeplense.bundle import FORMAT, Bundle, load
+from deeplense.data.familiarity import Familiarity
 from deeplense.data.schema import ImageInfo
 from deeplense.data.transforms import Preprocessor
 from deeplense.device import resolve_device
@@ -34,7 +35,9 @@ def _bundle(task: Task, model: str = "compact") -> Bundle:
     head.temperature.fill_(1.3)
     network = build_network(recipe.model, preprocess.output_shape, head.n_out)
     network(preprocess(_images(30)))  # moves the running statistics of the norms
-    return Bundle(network, preprocess, head, recipe, ["a", "b", "c"], INFO, target, "print", {"epochs": 3}, "0.1")
+    about = (["a", "b", "c"], INFO, target, "print", {"epochs": 3}, "0.1")
+    familiarity = Familiarity.fit(preprocess(_images(20)))
+    return Bundle(network, preprocess, head, familiarity, recipe, *about)
 
 
 CLASSIFY, REGRESS = Task(), Task("regress", "log10_m_axion")

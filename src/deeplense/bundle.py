@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from deeplense import config
 from deeplense.data import schema
+from deeplense.data.familiarity import Familiarity
 from deeplense.data.schema import ImageInfo
 from deeplense.data.transforms import Preprocessor
 from deeplense.device import resolve_device
@@ -64,6 +65,7 @@ class Bundle:
     network: nn.Module
     preprocess: Preprocessor
     head: Head
+    familiarity: Familiarity
     recipe: Recipe
     classes: list[str]
     image: ImageInfo
@@ -79,7 +81,7 @@ class Bundle:
 
     def to(self, device: str | torch.device) -> Bundle:
         """Move to a device; returns itself."""
-        for part in (self.network, self.preprocess, self.head):
+        for part in self._parts().values():
             part.to(device)
         return self
 
@@ -108,8 +110,11 @@ class Bundle:
             raise UserError(f"{path}: cannot write ({error}); free some space or choose another folder") from error
 
     def _state(self) -> dict[str, Tensor]:
-        parts = {"network": self.network, "preprocess": self.preprocess, "head": self.head}
-        return {f"{name}.{k}": v for name, part in parts.items() for k, v in part.state_dict().items()}
+        return {f"{name}.{k}": v for name, part in self._parts().items() for k, v in part.state_dict().items()}
+
+    def _parts(self) -> dict[str, nn.Module]:
+        names = ("network", "preprocess", "head", "familiarity")
+        return {name: getattr(self, name) for name in names}
 
     @torch.no_grad()
     def raw(self, images: Tensor, batch_size: int = 256) -> Tensor:
@@ -127,9 +132,18 @@ class Bundle:
         self.network.eval()
         out = [torch.empty(0, self.head.n_out)]
         for part in torch.split(images, batch_size):
-            x = self.preprocess(part.to(self.device, torch.float32))
+            x = self.inputs(part.to(self.device, torch.float32))
             out.append(self.network(x.contiguous(memory_format=torch.channels_last)).float().cpu())
         return torch.cat(out)
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Raw images as the network takes them."""
+        return self.preprocess(images)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def distance(self, images: Tensor) -> NDArray[np.float64]:
+        """(N,) how far raw images lie from the training images; above 1 the bundle cannot know them."""
+        return _array(self.familiarity(self.preprocess(images.to(self.device, torch.float32))))
 
     @torch.no_grad()
     def predict(self, images: Tensor, batch_size: int = 256) -> Prediction:
@@ -168,11 +182,7 @@ def load(path: str | Path, device: str = "auto") -> Bundle:
     target_device = resolve_device(device)
     try:
         bundle = _rebuild(about)
-        for name, part in (
-            ("network", bundle.network),
-            ("preprocess", bundle.preprocess),
-            ("head", bundle.head),
-        ):
+        for name, part in bundle._parts().items():
             part.load_state_dict({k.partition(".")[2]: v for k, v in state.items() if k.startswith(f"{name}.")})
     except UserError as error:
         raise UserError(f"{path}: cannot be rebuilt: {error}") from error
@@ -194,6 +204,7 @@ def _rebuild(about: dict[str, Any]) -> Bundle:
         build_network(fresh, preprocess.output_shape, head.n_out),
         preprocess,
         head,
+        Familiarity(preprocess.output_shape),
         made,
         about["classes"],
         image,

@@ -15,6 +15,7 @@ import torch
 
 from deeplense import recipe
 from deeplense.bundle import Bundle, Prediction, Target, load
+from deeplense.data.familiarity import Familiarity
 from deeplense.data.store import Dataset
 from deeplense.data.transforms import Preprocessor
 from deeplense.errors import UserError
@@ -50,7 +51,8 @@ def make_bundle(data: Path, path: Path, steps: int = 20, target: Target | None =
         optimizer.step()
     head.temperature.fill_(1.7)
     manifest = dataset.manifest
-    Bundle(network.eval(), preprocess, head, made, manifest.classes, manifest.image, target, "f", {"n": 1}).save(path)
+    about = (made, manifest.classes, manifest.image, target, "f", {"n": 1})
+    Bundle(network.eval(), preprocess, head, Familiarity.fit(x), *about).save(path)
     return path
 
 
@@ -100,7 +102,9 @@ def test_random_images_look_like_training_images_to_the_network(stretch: Any, ti
     config = recipe.Preprocess(stretch=stretch)
     preprocess = Preprocessor.fit(config, dataset.manifest.image, [dataset.split("train").images(np.arange(64))])
     head = head_for(recipe.Task(), ["a", "b"], None)
-    made = Bundle(torch.nn.Identity(), preprocess, head, recipe.Recipe(), ["a", "b"], dataset.manifest.image)
+    about = (recipe.Recipe(), ["a", "b"], dataset.manifest.image)
+    familiarity = Familiarity(preprocess.output_shape)
+    made = Bundle(torch.nn.Identity(), preprocess, head, familiarity, *about)
     x = preprocess(parity.random_sample(made).images)
     if stretch == "log":  # nothing lies below 0
         assert x.std() == pytest.approx(1, abs=0.5)

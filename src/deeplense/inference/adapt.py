@@ -12,16 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deeplense.bundle import Bundle
 from deeplense.data.schema import ImageInfo
-from deeplense.data.transforms import Preprocessor, resample_matrix
+from deeplense.data.transforms import resample_matrix
 from deeplense.errors import UserError
 
 Image = NDArray[np.float32]
 
 SAME_SCALE = 0.01  # relative difference of pixel scales that is none
 NAN_SHARE = 0.0  # largest share of missing pixels that needs no warning
-FAR, FAR_SHARE, FAR_MEAN, FLAT = 10.0, 0.01, 5.0, 0.01  # in standard deviations of the training images
 
 
 def adapt(image: Image, pixel_scale: float | None, wanted: ImageInfo) -> tuple[Image, list[str]]:
@@ -66,20 +64,6 @@ def adapt(image: Image, pixel_scale: float | None, wanted: ImageInfo) -> tuple[I
         done = "padded" if seen[0] <= wanted.height and seen[1] <= wanted.width else "cropped"
         warnings.append(f"{done} from {sizes} pixels")
     return np.ascontiguousarray(image, dtype=np.float32), warnings
-
-
-@torch.no_grad()
-def out_of_range(bundle: Bundle, images: torch.Tensor) -> NDArray[np.bool_]:
-    """(N,) which images, pre-processed, lie far from the training images or are flat beside them.
-
-    Knows only pre-processing that is normalised by the training set; else nothing is said.
-    """
-    known = isinstance(bundle.preprocess, Preprocessor) and bundle.preprocess.config.normalise == "per_set"
-    if not known:
-        return np.zeros(len(images), dtype=bool)
-    z = bundle.preprocess(images.to(bundle.device)).flatten(1).cpu()
-    far = (z.abs() > FAR).float().mean(1) > FAR_SHARE
-    return np.asarray((far | (z.abs().mean(1) > FAR_MEAN) | (z.std(1) < FLAT)).numpy())
 
 
 def _sky(image: Image, finite: NDArray[np.bool_]) -> Image:

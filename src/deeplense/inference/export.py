@@ -7,6 +7,7 @@ The two halves are exported apart and joined, so that int8 touches the network a
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import copy
 import dataclasses
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -27,7 +29,9 @@ from torch import Tensor, nn
 from deeplense import config
 from deeplense.bundle import Bundle, Target, load
 from deeplense.data import schema
+from deeplense.data.familiarity import Familiarity
 from deeplense.data.schema import ImageInfo
+from deeplense.data.transforms import Preprocessor
 from deeplense.errors import UserError
 from deeplense.inference import parity
 from deeplense.models.heads import head_for
@@ -63,19 +67,30 @@ class OnnxBundle(Bundle):
         target = Target(**about["target"]) if about["target"] else None
         head = head_for(recipe.task, about["classes"], target)
         head.temperature.fill_(about["temperature"])
+        image = ImageInfo(**about["image"])
+        preprocess = Preprocessor(recipe.preprocess, image)
+        familiarity = Familiarity(preprocess.output_shape)
+        state = safetensors.torch.load(base64.b64decode(about["fitted"]))
+        for name, part in (("preprocess", preprocess), ("familiarity", familiarity)):
+            part.load_state_dict({k.partition(".")[2]: v for k, v in state.items() if k.startswith(f"{name}.")})
         self.precision: str = about["precision"]
         super().__init__(
             network=_Runtime(session),
-            preprocess=nn.Identity(),  # type: ignore[arg-type]
+            preprocess=preprocess,
             head=head,
+            familiarity=familiarity,
             recipe=recipe,
             classes=about["classes"],
-            image=ImageInfo(**about["image"]),
+            image=image,
             target=target,
             fingerprint=about["fingerprint"],
             summary=about["summary"],
             code_version=about["code_version"],
         )
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Themselves: the pre-processing is in the graph."""
+        return images
 
     def to(self, device: str | torch.device) -> Bundle:
         """Itself: ONNX Runtime computes on the CPU."""
@@ -145,11 +160,18 @@ def _about(bundle: Bundle, precision: str) -> dict[str, Any]:
         "image": dataclasses.asdict(bundle.image),
         "target": bundle.target and dataclasses.asdict(bundle.target),
         "precision": precision,
+        "fitted": base64.b64encode(safetensors.torch.save(_fitted(bundle))).decode(),
         "recipe": config.to_tree(bundle.recipe),
         "fingerprint": bundle.fingerprint,
         "summary": bundle.summary,
         "code_version": bundle.code_version,
     }
+
+
+def _fitted(bundle: Bundle) -> dict[str, Tensor]:
+    """What tells whether an image is like the training images; the graph does not."""
+    parts = {"preprocess": bundle.preprocess, "familiarity": bundle.familiarity}
+    return {f"{name}.{k}": v.contiguous() for name, part in parts.items() for k, v in part.state_dict().items()}
 
 
 def _graph(bundle: Bundle, calibration: Tensor | None) -> Any:

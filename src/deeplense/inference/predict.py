@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,11 +15,9 @@ from tqdm import tqdm
 
 from deeplense import bundle as bundles
 from deeplense.bundle import Bundle, Prediction
-from deeplense.data import schema
 from deeplense.data.formats import Foreign, Skipped, read_images
-from deeplense.data.store import Dataset
 from deeplense.errors import UserError
-from deeplense.inference.adapt import adapt, out_of_range
+from deeplense.inference.adapt import adapt
 from deeplense.inference.table import check_format, write_table
 
 
@@ -47,7 +46,7 @@ def predict(
     """
     out = Path(out)
     check_format(out)
-    if pixel_scale is not None and not pixel_scale > 0:
+    if pixel_scale is not None and not 0 < pixel_scale < math.inf:
         raise UserError(f"--pixel-scale {pixel_scale}: it must be positive, in arcsec")
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: it must be at least 1")
@@ -69,8 +68,11 @@ def predict(
     write_table(out, rows.columns, {"BUNDLE": str(bundle), "DATAHASH": one.fingerprint[:16]})
     if skipped:
         print(f"skipped {sum(map(len, skipped.values()))} of the inputs: {_tell(skipped)}")
+    print(f"wrote {out}: {len(rows.columns['id'])} images")
     return out
 
+
+UNFAMILIAR = "unlike the training images: the prediction means nothing"
 
 Item = tuple[Foreign, np.ndarray[Any, np.dtype[np.float32]], list[str]]
 
@@ -87,14 +89,12 @@ class _Rows:
     def add(self, batch: list[Item]) -> None:
         images = torch.from_numpy(np.stack([image for _, image, _ in batch]))
         prediction = self.bundle.predict(images)
-        strange = out_of_range(self.bundle, images)
+        strange = self.bundle.distance(images) > 1
         columns = self.columns
         for (foreign, _, warnings), far in zip(batch, strange, strict=True):
             columns["id"].append(foreign.id)
             columns["file"].append(foreign.file)
-            columns["warning"].append(
-                "; ".join([*warnings, "values far outside the training range"] if far else warnings)
-            )
+            columns["warning"].append("; ".join([*warnings, UNFAMILIAR] if far else warnings))
         for name, values in self._values(prediction).items():
             columns[name].extend(values)
 
@@ -122,31 +122,31 @@ def _open(path: Path, device: str) -> Bundle:
 def _usable(
     one: Bundle, inputs: Iterable[str | Path], pixel_scale: float | None, skipped: dict[str, list[str]]
 ) -> Iterator[Item]:
-    for found in itertools.chain.from_iterable(map(_read, inputs)):
-        if isinstance(found, Skipped):
-            skipped[found.reason].append(found.file)
-            continue
-        scale = found.pixel_scale if found.pixel_scale is not None else pixel_scale
-        try:
-            yield found, *adapt(found.image, scale, one.image)
-        except UserError as error:
-            skipped[str(error)].append(found.file)
+    seen: set[str] = set()
+    for source in inputs:
+        for found in read_images(source):
+            if isinstance(found, Skipped):
+                skipped[found.reason].append(found.file)
+                continue
+            scale = found.pixel_scale if found.pixel_scale is not None else pixel_scale
+            try:
+                image, warnings = adapt(found.image, scale, one.image)
+            except UserError as error:
+                skipped[str(error)].append(found.file)
+                continue
+            found.id = _unique(found.id, Path(source).resolve().name, seen)
+            yield found, image, warnings
 
 
-def _read(source: str | Path) -> Iterator[Foreign | Skipped]:
-    if (Path(source) / schema.MANIFEST).is_file():
-        return _read_dataset(Path(source))
-    return iter(read_images(source))
-
-
-def _read_dataset(folder: Path) -> Iterator[Foreign]:
-    dataset = Dataset(folder)
-    for name in dataset.manifest.splits:
-        split = dataset.split(name)
-        for k, id in enumerate(split.ids):
-            image = split.images(np.array([k]))[0].numpy()
-            missing = float(1 - np.isfinite(image).mean())
-            yield Foreign(id, f"{folder}/{name}", image, None, {}, dataset.manifest.image.pixel_scale, missing)
+def _unique(id: str, source: str, seen: set[str]) -> str:
+    """Ids are unique within a source; that of another source gets its name in front."""
+    name = id if id not in seen else f"{source}/{id}"
+    k = 1
+    while name in seen:
+        k += 1
+        name = f"{source}-{k}/{id}"
+    seen.add(name)
+    return name
 
 
 def _tell(skipped: dict[str, list[str]]) -> str:

@@ -20,13 +20,15 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from deeplense import config, rng
 from deeplense.data import schema
+from deeplense.data.augment import Augmenter
+from deeplense.data.familiarity import Familiarity
 from deeplense.data.transforms import Preprocessor
 from deeplense.device import resolve_device
 from deeplense.errors import UserError
 from deeplense.models import build_network
 from deeplense.models.heads import head_for
 from deeplense.recipe import Recipe, Training
-from deeplense.training.feed import find_target, make_feed
+from deeplense.training.feed import Feed, find_target, make_feed
 from deeplense.training.keep import Keeper, OnEpoch
 from deeplense.training.module import LensModule
 
@@ -66,12 +68,11 @@ def train(
     if last is not None:
         _check_fingerprint(last, feed.manifest.fingerprint)
     target = find_target(feed, made.task.target) if made.task.kind == "regress" and made.task.target else None
-    preprocess = Preprocessor.fit(made.preprocess, feed.manifest.image, feed.sample)
-    feed.sample.clear()
+    preprocess, familiarity = _look(made, feed)
     torch.manual_seed(rng.integer(made.seed, "weights"))
     head = head_for(made.task, feed.manifest.classes, target)
     network = build_network(made.model, preprocess.output_shape, head.n_out)
-    module = LensModule(network, preprocess, head, made, feed)
+    module = LensModule(network, preprocess, familiarity, head, made, feed)
     keeper = Keeper(out, target, on_epoch)
     if _rank() == 0:
         with schema.atomic(out / "recipe.yaml") as temporary:
@@ -94,6 +95,16 @@ def train(
         print(f"best epoch {best['epoch']}: val_loss {best['val_loss']:.4f}, {name} {best['val_metric']:.4f}")
         print(f"wrote {out / 'bundle.safetensors'}")
     return out / "bundle.safetensors"
+
+
+@torch.no_grad()
+def _look(recipe: Recipe, feed: Feed) -> tuple[Preprocessor, Familiarity]:
+    """What is fitted on training images before the network: the pre-processing, and what is familiar to it."""
+    preprocess = Preprocessor.fit(recipe.preprocess, feed.manifest.image, feed.sample)
+    images = torch.cat([preprocess(part) for part in feed.sample])
+    feed.sample.clear()
+    seen = Augmenter(recipe.augment)(images, rng.torch_generator(recipe.seed, "familiarity"))
+    return preprocess, Familiarity.fit(seen)
 
 
 def _rank() -> int:

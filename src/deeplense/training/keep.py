@@ -6,6 +6,7 @@ import copy
 import csv
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -77,6 +78,11 @@ class Keeper(pl.Callback):
                 self._bundle(trainer, module).save(self.out / "bundle.safetensors")
         if trainer.is_global_zero:
             self._write_history()
+            if not sys.stderr.isatty():  # a log has no progress bar
+                losses = f"loss {row['train_loss']:.4f}, val_loss {row['val_loss']:.4f}"
+                name = "accuracy" if self.target is None else "MAE"
+                told = f"{losses}, {name} {row['val_metric']:.4f}, {row['seconds']:.1f} s"
+                print(f"epoch {row['epoch']} of {trainer.max_epochs}: {told}", flush=True)
         self._save_state(trainer)
         trainer.should_stop = trainer.should_stop or self._stale(module)
         if self.on_epoch is not None:
@@ -111,6 +117,7 @@ class Keeper(pl.Callback):
             module.evaluated,
             module.preprocess,
             head,
+            module.familiarity,
             module.recipe,
             manifest.classes,
             manifest.image,

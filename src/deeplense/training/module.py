@@ -15,6 +15,7 @@ from torchmetrics.functional import accuracy, mean_absolute_error
 
 from deeplense import rng
 from deeplense.data.augment import Augmenter
+from deeplense.data.familiarity import Familiarity
 from deeplense.data.schema import Batch
 from deeplense.data.transforms import Preprocessor
 from deeplense.models.heads import Head
@@ -49,10 +50,19 @@ class LensModule(pl.LightningModule):
         outputs: raw outputs and truths of the last validation, from all ranks.
     """
 
-    def __init__(self, network: nn.Module, preprocess: Preprocessor, head: Head, recipe: Recipe, feed: Feed) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocess: Preprocessor,
+        familiarity: Familiarity,
+        head: Head,
+        recipe: Recipe,
+        feed: Feed,
+    ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
-        self.preprocess, self.head, self.recipe, self.feed = preprocess, head, recipe, feed
+        self.preprocess, self.familiarity, self.head = preprocess, familiarity, head
+        self.recipe, self.feed = recipe, feed
         self.augment = Augmenter(recipe.augment)
         self.train_loss = MeanMetric()
         self.average: AveragedModel | None = None
