@@ -67,6 +67,11 @@ class Member:
         return self.fetch(str(PurePosixPath(self.name).with_name(name)))
 
 
+def printable(name: str) -> str:
+    """A file's name that can be printed and stored: a byte that is no UTF-8 becomes \\xe9."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def is_archive(name: str) -> bool:
     return name.lower().endswith((".zip", *TARS))
 
@@ -119,7 +124,7 @@ def _on_disk(folder: Path, name: str, file: str) -> Member:
             raise Unreadable(f"cannot be read ({error.strerror})") from error
 
     path = folder / name
-    return Member(name, file, fetch, "" if path.is_file() else "a dead link or no regular file", path)
+    return Member(name, printable(file), fetch, "" if path.is_file() else "a dead link or no regular file", path)
 
 
 def _zip(source: Path) -> Iterator[Member]:
@@ -168,7 +173,7 @@ def _tar(source: Path) -> Iterator[Member]:
                 if not here.isdir():
                     name = _name(here.name)
                     refused = _leaves(name) or ("" if here.isfile() else "no regular file")
-                    yield Member(name, f"{source}/{name}", fetch, refused)
+                    yield Member(name, printable(f"{source}/{name}"), fetch, refused)
             # tarfile takes a broken header for the end
             file = archive.fileobj
             if file is None or file.seek(archive.offset) != archive.offset or file.read(512) != bytes(512):

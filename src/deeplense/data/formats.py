@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deeplense.data import names, schema
-from deeplense.data.archives import Member, Unreadable, is_archive, members
+from deeplense.data.archives import Member, Unreadable, is_archive, members, printable
 from deeplense.data.arrays import MOST_CHANNELS, MOST_VALUES, Form, as_form, as_image, read_npy
 from deeplense.data.store import Dataset
 from deeplense.errors import UserError
@@ -78,24 +78,25 @@ class Found(NamedTuple):
 Reader = Callable[[Member], Iterator[Found | Skipped]]
 
 
-def read_images(source: str | Path) -> Iterator[Foreign | Skipped]:
+def read_images(source: str | Path, split: str | None = None) -> Iterator[Foreign | Skipped]:
     """Every image under `source`, and every file that gives none.
 
     Args:
         source: a file (.npy, .jpg, .png, .fits, .h5), a folder, zip or tar of them, or a dataset.
+        split: the one of a dataset; all of them when not given.
 
     Raises:
         UserError: no such file, or a damaged archive or dataset.
     """
     source = Path(source)
     if (source / schema.MANIFEST).is_file():
-        yield from _read_dataset(source)
+        yield from _read_dataset(source, split)
         return
     seen: set[str] = set()
     for member in members(source):
         try:
             read = _reader(member.name)
-            stem = _unique(member.name, seen)
+            stem = _unique(printable(member.name), seen)
             for found in read(member):
                 yield found if isinstance(found, Skipped) else _foreign(source, stem, member, found)
         except Unreadable as error:
@@ -122,10 +123,10 @@ def _nan_share(image: NDArray[np.float32]) -> float:
     return float(np.isnan(image).mean())
 
 
-def _read_dataset(folder: Path) -> Iterator[Foreign]:
+def _read_dataset(folder: Path, only: str | None) -> Iterator[Foreign]:
     dataset = Dataset(folder)
     info = dataset.manifest
-    for name in info.splits:
+    for name in info.splits if only is None else [only]:
         split = dataset.split(name)
         for k, id in enumerate(split.ids):
             image = split.images(np.array([k]))[0].numpy()

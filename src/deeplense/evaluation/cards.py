@@ -86,7 +86,7 @@ def dataset_card(manifest: Manifest, folder: Path) -> Rows:
     rows = [
         ("Name", manifest.name),
         ("Folder", folder.resolve().name),
-        ("Source", manifest.source or (f"simulated from recipe {recipe}" if recipe else "unknown")),
+        ("Source", f"simulated from recipe {recipe}" if recipe else manifest.source or "unknown"),
         ("Classes", ", ".join(manifest.classes) or "none"),
         ("Images", ", ".join(f"{n:,} {name}" for name, n in manifest.splits.items())),
         ("Format", f"{image.channels} × {image.height} × {image.width}, {scale}, unit {image.unit}{bands}"),
@@ -144,13 +144,17 @@ def _numbers(values: Any) -> str:
 
 
 def _parameter(prior: Any, unit: str) -> str:
-    text = "prior unknown"
+    text = "prior unknown," if unit else "prior unknown"
     if isinstance(prior, dict) and prior:
         kind, arguments = next(iter(prior.items()))
-        text = f"{kind} {arguments}"
+        text = f"{kind} {arguments if isinstance(arguments, str) else _values(arguments)}"
     elif prior is not None:
         text = f"always {prior}"
     return f"{text} {unit}".strip()
+
+
+def _values(values: Any) -> str:
+    return f"[{', '.join(map(_value, values))}]" if isinstance(values, list) else _value(values)
 
 
 def _value(value: Any) -> str:

@@ -16,6 +16,7 @@ from deeplense.evaluation.plots import INK, MUTED, styled
 from deeplense.evaluation.scores import Scores
 
 COLUMNS = 6
+TITLE, CELL, CAPTION = 0.26, 1.55, 0.54  # heights in a row [inch]
 
 
 @dataclass
@@ -57,31 +58,26 @@ def gallery(rows: Sequence[Row], scores: Scores, split: Split, classes: Sequence
     Args:
         classes: names of the classes; for a regressor, not used.
     """
-    figure = Figure(figsize=(1.55 * COLUMNS, 2.2 * len(rows)))
-    parts: Any = figure.subfigures(len(rows), 1)
+    height = len(rows) * (TITLE + CELL + CAPTION)
+    figure = Figure(figsize=(CELL * COLUMNS, height))
+    figure.set_layout_engine("none")
     cmap = mpl.colormaps["magma"].with_extremes(bad="#9CA3AF")
-    for row, part in zip(rows, parts, strict=True):
-        part.suptitle(row.title, x=0.008, ha="left", fontsize=10, fontweight="bold", color=INK)
-        panels = part.subplots(1, COLUMNS)
-        for axes in panels:
-            axes.axis("off")
+    for k, row in enumerate(rows):
+        top = height - k * (TITLE + CELL + CAPTION)
+        place: dict[str, Any] = {"x": 0.008, "va": "top"}
+        figure.text(y=(top - 0.08) / height, s=row.title, fontsize=10, fontweight="bold", color=INK, **place)
         if not len(row.chosen):
-            panels[0].text(0, 0.5, "none", color=MUTED, transform=panels[0].transAxes)
-        for axes, n in zip(panels, row.chosen, strict=False):
+            figure.text(y=(top - 0.45) / height, s="none", color=MUTED, **place)
+        for column, n in enumerate(row.chosen):
+            corner = (column + 0.03) / COLUMNS, (top - TITLE - CELL) / height
+            axes = figure.add_axes((*corner, 0.94 / COLUMNS, 0.94 * CELL / height))
+            axes.axis("off")
             position = scores.position[n]
             image = split.images(np.array([position]))[0].numpy()
             axes.imshow(stretch(image), cmap=cmap, vmin=0, vmax=1, origin="lower", interpolation="nearest")
             text = f"{_short(split.ids[position])}\n{_caption(scores, int(n), classes)}"
-            axes.text(
-                0.5,
-                -0.04,
-                text,
-                transform=axes.transAxes,
-                fontsize=7,
-                ha="center",
-                va="top",
-                linespacing=1.35,
-            )
+            style: dict[str, Any] = {"fontsize": 7, "ha": "center", "va": "top", "linespacing": 1.35}
+            axes.text(0.5, -0.04, text, transform=axes.transAxes, **style)
     return figure
 
 
@@ -107,7 +103,7 @@ def _take(allowed: NDArray[np.bool_], order: NDArray[np.float64]) -> NDArray[np.
 
 def _caption(scores: Scores, n: int, classes: Sequence[str]) -> str:
     if not scores.probabilities.size:
-        return f"true {scores.truth[n]:.3g}\npred. {scores.mean[n]:.3g} ± {scores.scale[n]:.2g}"
+        return f"true {scores.truth[n]:.4g}\npred. {scores.mean[n]:.4g} ± {scores.scale[n]:.2g}"
     p = scores.probabilities[n]
     guess = int(p.argmax())
     said = f"true {classes[scores.truth[n]]}"

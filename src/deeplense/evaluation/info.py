@@ -38,7 +38,7 @@ def info(source: str | Path, verify: bool = False) -> str:
 
 def _dataset(folder: Path, verify: bool) -> list[tuple[str, str]]:
     m = store.validate(folder, checksums=verify)
-    scale = f"{m.image.pixel_scale}″ a pixel" if m.image.pixel_scale else "pixel scale unknown"
+    scale = f"{m.image.pixel_scale:g}″ a pixel" if m.image.pixel_scale else "pixel scale unknown"
     return [
         ("dataset", m.name),
         ("source", m.source),

@@ -78,7 +78,8 @@ def roc(probabilities: Floats, labels: Ints, classes: Sequence[str], auc: dict[s
     rare.plot(line, line, ":", color=MUTED, lw=1)
     whole.set(xlabel="false-positive rate", ylabel="true-positive rate", xlim=(-0.02, 1), ylim=(0, 1.02))
     rare.set(xlabel="false-positive rate (logarithmic)", xscale="log", xlim=(floor, 1), ylim=(0, 1.02))
-    whole.legend(loc="lower right", title="area under the curve", title_fontsize=9)
+    if any(area is not None for area in auc.values()):
+        whole.legend(loc="lower right", title="area under the curve", title_fontsize=9)
     return figure
 
 
@@ -92,7 +93,7 @@ def confusion(counts: NDArray[Any], classes: Sequence[str]) -> Figure:
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for i in range(n):
         for j in range(n):
-            ink = "white" if share[i, j] > 0.55 else INK
+            ink = "white" if share[i, j] > 0.65 else INK
             axes.text(j, i - 0.1, f"{100 * share[i, j]:.1f} %", ha="center", va="center", color=ink, fontsize=11)
             axes.text(j, i + 0.2, f"{counts[i, j]:,}", ha="center", va="center", color=ink, fontsize=8.5)
     axes.set_xticks(range(n), classes, rotation=0 if n <= 5 else 45)
@@ -119,7 +120,8 @@ def reliability(probabilities: Floats, labels: Ints, ece: float) -> Figure:
     top.text(0.04, 0.93, f"ECE {ece:.4f}", transform=top.transAxes, color=INK)
     top.set(ylabel="accuracy", xlim=(start - 0.03, 1.02), ylim=(min(start, low.min()) - 0.03, 1.02))
     bottom.hist(confidence, np.linspace(0, 1, calibration.BINS + 1), color=COLORS[0], alpha=0.75, log=True)
-    bottom.set(xlabel="confidence: probability of the predicted class", ylabel="images")
+    bottom.set(xlabel="confidence: probability of the predicted class", ylabel="images", ylim=(0.7, 2 * n.max()))
+    bottom.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
 
@@ -138,7 +140,8 @@ def class_scores(probabilities: Floats, labels: Ints, classes: Sequence[str]) ->
         for j, name in enumerate(classes):
             style: dict[str, Any] = {"lw": 2.2 if j == k else 1.3, "color": color(j)}
             axes.hist(probabilities[labels == j, k], bins, histtype="step", log=True, label=name, **style)
-        axes.set(title=f"probability of {classes[k]}", xlim=(0, 1))
+        axes.set(title=f"probability of {classes[k]}", xlim=(0, 1), xticks=(0, 0.25, 0.5, 0.75, 1))
+        axes.set_xticklabels(("0", "", "0.5", "", "1"))
         if k % columns == 0:
             axes.set_ylabel("images")
     handles, names = panels[0, 0].get_legend_handles_labels()
@@ -172,7 +175,7 @@ def predicted(truth: Floats, mean: Floats, scale: Floats, name: str) -> Figure:
 
 @styled
 def errors(truth: Floats, mean: Floats, scale: Floats, name: str) -> Figure:
-    """Bias and scatter in bins of the truth; the scatter beside what the network claims."""
+    """Bias and scatter in bins of the truth; the whole error beside what the network claims."""
     bins = metrics.in_bins(truth, mean)
     figure = Figure(figsize=(8.6, 3.6))
     left, right = figure.subplots(1, 2)
@@ -180,10 +183,12 @@ def errors(truth: Floats, mean: Floats, scale: Floats, name: str) -> Figure:
     left.errorbar(bins["centre"], bins["bias"], 1.96 * bins["bias_error"], fmt="o-", color=COLORS[0], ms=5)
     left.set(xlabel=f"true {name}", ylabel="mean of predicted − true", title="bias, with 95 % intervals")
     claimed = metrics.in_bins(truth, truth + scale)["bias"]
+    whole = np.hypot(bins["bias"], bins["scatter"])
     right.plot(bins["centre"], bins["scatter"], "o-", color=COLORS[0], ms=5, label="scatter of predicted − true")
+    right.plot(bins["centre"], whole, "^:", color=COLORS[2], ms=5, label="scatter and bias together")
     right.plot(bins["centre"], claimed, "s--", color=COLORS[1], ms=4, label="mean predicted standard deviation")
-    right.set(xlabel=f"true {name}", ylabel="standard deviation", title="scatter")
-    right.set_ylim(0, 1.3 * max(bins["scatter"].max(initial=0), claimed.max(initial=0), 1e-9))
+    right.set(xlabel=f"true {name}", ylabel="size of the error", title="scatter")
+    right.set_ylim(0, 1.5 * max(whole.max(initial=0), claimed.max(initial=0), 1e-9))
     right.legend(loc="upper left")
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -209,6 +214,8 @@ def coverage(pit: Floats) -> Figure:
     left.legend(loc="upper left")
     bins = 20 if len(pit) >= 400 else 10
     right.hist(pit, np.linspace(0, 1, bins + 1), weights=np.full(len(pit), bins / len(pit)), color="#7FB8D8")
+    low, high = calibration.wilson(1 / bins, len(pit))
+    right.axhspan(low * bins, high * bins, color=INK, alpha=0.1, lw=0)
     right.axhline(1, color=MUTED, lw=1.2, ls=":")
     right.set(xlabel="predicted cumulative probability of the truth", ylabel="density", xlim=(0, 1))
     right.set_title("flat when calibrated, ∪ when over-confident")
@@ -224,7 +231,9 @@ def learning(history: dict[str, Floats], metric: str) -> Figure:
     panels[0].plot(epoch, history["train_loss"], marker, ms=3, color=COLORS[0], label="training")
     panels[0].plot(epoch, history["val_loss"], marker, ms=3, color=COLORS[1], label="validation")
     panels[0].set_title("loss: −log p")
-    panels[0].legend()
+    low, high = panels[0].get_ylim()
+    panels[0].set_ylim(low, high + 0.2 * (high - low))  # room for the legend
+    panels[0].legend(loc="upper right", ncols=2, columnspacing=1, handlelength=1.2)
     panels[1].plot(epoch, history["val_metric"], marker, ms=3, color=COLORS[1])
     panels[1].set_title(f"validation {metric}")
     panels[2].plot(epoch, history["lr"], marker, ms=3, color=COLORS[6])

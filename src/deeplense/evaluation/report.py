@@ -93,6 +93,7 @@ def evaluate(
         )
     )
     _write(out / "index.html", page)
+    print(f"wrote {out / 'index.html'}")
     return out / "index.html"
 
 
@@ -209,14 +210,16 @@ def _target_pictures(one: Bundle, scores: Scores, summary: dict[str, Any], image
             "errors",
             "Bias and scatter",
             "In eight equal bins of the true value. A network unsure of itself draws its mean towards the "
-            "middle of the prior: a bias that is no fault.",
+            "middle of the prior: a bias that is no fault. Scatter and bias together agree with the predicted "
+            "standard deviation, averaged over all images, when that is calibrated.",
             lambda: plots.errors(truth, mean, scale, name),
         ),
         Picture(
             "coverage",
             "Coverage",
             "Left: how often the truth lies inside the predicted central interval; below the diagonal the "
-            "network is over-confident. Right: where in the predicted distribution the truths lie.",
+            "network is over-confident. Right: where in the predicted distribution the truths lie; in the grey "
+            "band end 95 % of the bars of a calibrated network.",
             lambda: plots.coverage(scores.pit),
         ),
         Picture(
@@ -250,9 +253,9 @@ def _tiles(m: dict[str, Any]) -> list[tuple[str, str, str]]:
         ]
     return [
         ("MAE", number(m["mae"]), ci(m["mae_ci"])),
-        ("Constant predictor", number(m["mae_constant"]), f"MAE of always {m['constant']:.4g}"),
+        ("Constant’s MAE", number(m["mae_constant"]), f"always saying {m['constant']:.4g}"),
         ("RMSE", number(m["rmse"]), f"R² {number(m['r2'], 3)}"),
-        ("Coverage of 90 %", percent(m["coverage"]["0.9"]), f"of 68 %: {percent(m['coverage']['0.68'])}"),
+        ("90 % coverage", percent(m["coverage"]["0.9"]), f"of 68 %: {percent(m['coverage']['0.68'])}"),
         ("NLL", number(m["nll"]), f"bias {m['bias']:+.4f}"),
         ("Images", f"{m['n']:,}", f"{m['split']} split"),
     ]

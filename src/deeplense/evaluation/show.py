@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from deeplense.sim.world import World
 Array = NDArray[np.float32]
 COLUMNS = 6
 MACRO = ("sie", "shear")
+CLEAN_UNIT = "electron/s"  # of a rendered image before noise
 
 
 def show(source: str | Path, out: str | Path, id: str | None = None) -> Path:
@@ -104,13 +106,19 @@ def _one_image(dataset: Dataset, id: str) -> Figure:
     panels = {"stored": stored}
     if manifest.source == "simulated" and manifest.recipe is not None:
         panels |= _again(config.load_recipe(manifest.recipe), split.name, row)
-    figure = Figure(figsize=(3.3 * len(panels), 4), layout="constrained")
-    figure.suptitle(f"{id} · {name}\n{truth}", fontsize=10)
+    figure = Figure(figsize=(3.3 * len(panels), 3.6), layout="constrained")
+    title = (textwrap.fill(line, 48 * len(panels)) for line in (f"{id} · {name}", truth))
+    figure.suptitle("\n".join(title), fontsize=10)
     for axes, (what, picture) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         drawn = _draw(axes, picture, signed=what.startswith("effect"))
         axes.set(xticks=[], yticks=[])
         axes.set_title(what, fontsize=10)
-        figure.colorbar(drawn, ax=axes, shrink=0.7)
+        bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
+        bar.set_label(manifest.image.unit if what in ("stored", "rendered again") else CLEAN_UNIT, fontsize=8)
+        if isinstance(drawn.norm, AsinhNorm):  # its own ticks collide near zero
+            ticks = np.asarray(drawn.norm.inverse(np.linspace(0, 1, 6))).tolist()
+            bar.set_ticks(ticks, labels=[f"{tick if abs(tick) > 1e-6 * ticks[-1] else 0:.3g}" for tick in ticks])
+            bar.minorticks_off()
     return figure
 
 

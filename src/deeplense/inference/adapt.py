@@ -84,7 +84,7 @@ def _resample(image: Image, wanted: ImageInfo, ratio: float, sky: Image) -> Imag
     rows = resample_matrix(image.shape[1], wanted.height, ratio)
     columns = resample_matrix(image.shape[2], wanted.width, ratio)
     # the flux above the sky is kept, and the sky of a larger pixel is larger by its area
-    out = (rows @ torch.from_numpy(image) @ columns.T).numpy() * ratio**2
+    out = (rows @ torch.tensor(image) @ columns.T).numpy() * ratio**2
     outside = (rows.sum(1) == 0).numpy()[:, None] | (columns.sum(1) == 0).numpy()[None]
     return np.where(outside, sky[:, None, None] * ratio**2, out)
 

@@ -28,6 +28,7 @@ def predict(
     device: str = "auto",
     batch_size: int = 64,
     pixel_scale: float | None = None,
+    split: str | None = None,
 ) -> Path:
     """Predict on images of any form and write a table; returns its path.
 
@@ -40,6 +41,7 @@ def predict(
         inputs: files, folders, zips, tars, datasets.
         out: the table; its extension chooses the format: .csv, .parquet, .ecsv or .fits.
         pixel_scale: arcsec, of images that do not say theirs.
+        split: of inputs that are datasets, the one to predict on; all of them when not given.
 
     Raises:
         UserError: no such bundle or input, an unknown extension, or no image that can be used.
@@ -58,7 +60,7 @@ def predict(
     one = _open(Path(bundle), device)
     skipped: dict[str, list[str]] = defaultdict(list)
     rows = _Rows(one)
-    images = _usable(one, inputs, pixel_scale, skipped)
+    images = _usable(one, inputs, pixel_scale, split, skipped)
     with tqdm(desc="predict", unit="image", disable=None) as bar:
         while batch := list(itertools.islice(images, batch_size)):
             rows.add(batch)
@@ -102,7 +104,7 @@ class _Rows:
         p = prediction.probabilities
         if p is not None:
             classes = self.bundle.classes
-            entropy = -(p * np.log(np.maximum(p, np.finfo(float).tiny))).sum(1)
+            entropy = np.maximum(-(p * np.log(np.maximum(p, np.finfo(float).tiny))).sum(1), 0.0)
             columns = {f"p_{c}": p[:, k] for k, c in enumerate(classes)}
             return {"class": [classes[k] for k in p.argmax(1)], **columns, "entropy": entropy}
         assert prediction.scale is not None
@@ -120,11 +122,15 @@ def _open(path: Path, device: str) -> Bundle:
 
 
 def _usable(
-    one: Bundle, inputs: Iterable[str | Path], pixel_scale: float | None, skipped: dict[str, list[str]]
+    one: Bundle,
+    inputs: Iterable[str | Path],
+    pixel_scale: float | None,
+    split: str | None,
+    skipped: dict[str, list[str]],
 ) -> Iterator[Item]:
     seen: set[str] = set()
     for source in inputs:
-        for found in read_images(source):
+        for found in read_images(source, split):
             if isinstance(found, Skipped):
                 skipped[found.reason].append(found.file)
                 continue

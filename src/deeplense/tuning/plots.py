@@ -18,14 +18,22 @@ BLUE, GREY, ORANGE = "#2b6cb0", "#a0aec0", "#c05621"
 def history(study: optuna.Study) -> Figure:
     """Validation loss of every trial, the best so far, and where pruned trials stood."""
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
     trials = study.get_trials(deepcopy=False)
     done = [(t.number, t.value) for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
     cut = [(t.number, min(seen)) for t in trials if t.state == TrialState.PRUNED and (seen := _finite(t))]
     if not done:
         return _note(figure, "No trial ran to its end, so there is nothing to compare.")
+    axes = figure.add_subplot()
     number, value = np.array(done).T
-    axes.step(number, np.minimum.accumulate(value), where="post", color=BLUE, lw=1.5, label="best so far")
+    best_so_far = np.minimum.accumulate(value)
+    axes.step(
+        [*number, trials[-1].number],
+        [*best_so_far, best_so_far[-1]],
+        where="post",
+        color=BLUE,
+        lw=1.5,
+        label="best so far",
+    )
     axes.plot(number, value, "o", color=BLUE, ms=5, label="complete")
     if cut:
         axes.plot(*np.array(cut).T, "x", color=GREY, ms=6, mew=1.5, label="pruned (its best epoch)")
@@ -55,8 +63,8 @@ def importance(study: optuna.Study) -> Figure:
     figure = Figure(figsize=(7, 1.4 + 0.4 * max(len(names), 4)), layout="constrained")
     if len(names) < 2:
         return _note(figure, "Importance compares settings: this study searched fewer than two.")
-    if len(values) < 4 or max(values) - min(values) < 1e-12:
-        return _note(figure, f"Importance needs at least four complete trials that differ: there are {len(values)}.")
+    if (different := len(set(values))) < 4 or max(values) - min(values) < 1e-12:
+        return _note(figure, f"Importance needs at least four complete trials that differ: there are {different}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)

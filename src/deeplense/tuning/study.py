@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from deeplense import config, rng
 from deeplense.data import schema
+from deeplense.device import resolve_device
 from deeplense.errors import UserError
 from deeplense.recipe import Recipe
 from deeplense.tuning import PRUNERS, SAMPLERS, plots, record, space
@@ -67,6 +68,7 @@ def tune(
     Raises:
         UserError: a bad space, a folder with another study, or no trial that ran to its end.
     """
+    resolve_device(device)  # an absent one is told now, not by every trial
     from deeplense.training.fit import train  # seconds to import; a wrong space is told at once
 
     return search(functools.partial(train, device=device), recipe, data, out, storage, trials, overrides)
