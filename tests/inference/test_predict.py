@@ -255,7 +255,7 @@ def test_a_bad_file_with_a_name_that_is_not_utf_8_is_told(
 def test_no_more_than_a_batch_is_in_memory(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, predicted = 0, []
 
-    def endless(source: Path) -> Iterator[Foreign]:
+    def endless(source: Path, *_: Any) -> Iterator[Foreign]:
         nonlocal read
         for k in range(23):
             read += 1
