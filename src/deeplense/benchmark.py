@@ -36,6 +36,8 @@ def benchmark(verb: Verb | None = None, recipe: str = "quickstart", device: str 
         verb -> images/s; also printed.
     """
     verbs = {"simulate": _simulate, "load": _load, "train": _train, "predict": _predict}
+    if verb is not None:
+        config.lookup(verbs, verb, "benchmark")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if verb != "simulate":

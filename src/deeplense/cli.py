@@ -56,6 +56,7 @@ VERBS = {
         "deeplense show runs/data --id test-00000002 --out lens.png",
         ("source",),
     ),
+    "audit": Verb("deeplense.evaluation.audit:audit", "deeplense audit runs/data --out runs/audit", ("dataset",)),
     "train": Verb(
         "deeplense.training.fit:train",
         "deeplense train quickstart --data runs/data --out runs/first training.lr=0.002",
@@ -109,6 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # a full disk, a folder that cannot be written: nothing that a traceback would explain
+        _fail(str(error))
 
 
 def _run(arguments: list[str]) -> None:
@@ -166,15 +170,15 @@ def _ordered(words: list[str], flags: list[str], overrides: bool) -> list[str]:
     if not overrides:
         return words
     bare = {f"--{flag}" for flag in flags}
-    settings = [
-        k
-        for k, word in enumerate(words)
-        if re.match(r"[a-z_]\w*(\.\w+)*=", word)
-        and not (k and words[k - 1].startswith("--") and words[k - 1] not in bare)
-    ]
-    first = [word for k, word in enumerate(words) if k not in settings]
-    at = 1 if first and not first[0].startswith("-") else 0
-    return [*first[:at], *(words[k] for k in settings), *first[at:]]
+
+    def is_value(k: int) -> bool:
+        before = words[k - 1] if k else ""
+        return before.startswith("--") and "=" not in before and before not in bare
+
+    free = [k for k, word in enumerate(words) if not word.startswith("-") and not is_value(k)]
+    # the recipe, which is no setting, comes before them
+    free.sort(key=lambda k: bool(re.match(r"[a-z_]\w*(\.\w+)*=", words[k])))
+    return [*(words[k] for k in free), *(word for k, word in enumerate(words) if k not in free)]
 
 
 def _names(parser: ArgumentParser) -> set[str]:

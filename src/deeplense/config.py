@@ -49,7 +49,7 @@ def lookup(registry: typing.Mapping[str, T], name: str, what: str) -> T | Any:
         module, _, attribute = name.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError, SyntaxError) as error:
             raise UserError(f"{what} '{name}' cannot be imported: {error}") from error
     raise UserError(f"no {what} '{name}'; {nearest(name, registry)}")
 
@@ -99,8 +99,14 @@ def load_recipe(source: str | Path | Tree, overrides: typing.Sequence[str] = ())
         path, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"'{text}' is not an override; write key.sub=value")
-        set_path(tree, path, yaml.safe_load(value))
-    return build(Recipe, tree, "recipe")
+        try:
+            set_path(tree, path, yaml.load(value, _Loader))
+        except yaml.YAMLError as error:
+            raise UserError(f"'{text}': not valid YAML: {' '.join(str(error).split())}") from error
+    recipe = build(Recipe, tree, "recipe")
+    if recipe.seed < 0:
+        raise UserError(f"recipe.seed is {recipe.seed}; it must not be negative")
+    return recipe
 
 
 def to_tree(recipe: Recipe) -> Tree:
@@ -110,7 +116,8 @@ def to_tree(recipe: Recipe) -> Tree:
 
 def dump(tree: Tree | Recipe) -> str:
     """YAML text of a recipe."""
-    return yaml.safe_dump(to_tree(tree) if isinstance(tree, Recipe) else tree, sort_keys=False, allow_unicode=True)
+    tree = to_tree(tree) if isinstance(tree, Recipe) else tree
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def set_path(tree: Tree, path: str, value: Any) -> None:
@@ -158,22 +165,29 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 1e12 as a string; recipes mean the number."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes a string that `_Loader` would read as a number."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+0123456789."),
+    )
 
 
 def _resolve(tree: Tree, where: str, seen: tuple[str, ...] = ()) -> Tree:
     tree = copy.deepcopy(tree)
     base = tree.pop("base", None)
+    if base is not None and not isinstance(base, str):
+        raise UserError(f"{where}: base is {base!r}, but should be the name or file of one recipe")
     if base is not None and base in seen:
         raise UserError(f"{where}: 'base' runs in a circle: {' -> '.join((*seen, base))}")
-    dotted = {key: tree.pop(key) for key in list(tree) if "." in key}
+    dotted = {key: tree.pop(key) for key in list(tree) if "." in str(key)}
     merged = _merge(_resolve(_read(base), str(base), (*seen, base)), tree, Recipe) if base else tree
     for path, value in dotted.items():
-        set_path(merged, path, value)
+        set_path(merged, str(path), value)
     return merged
 
 
@@ -183,9 +197,13 @@ def _merge(old: Tree, new: Tree, cls: Any) -> Tree:
         inner = _dataclass_in(hints.get(key))
         if inner and isinstance(value, dict) and isinstance(old.get(key), dict):
             _merge(old[key], value, inner)
-        else:
+        elif not (inner and value is None and not _optional(hints[key])):  # an empty section changes nothing
             old[key] = value
     return old
+
+
+def _optional(hint: Any) -> bool:
+    return type(None) in typing.get_args(hint)
 
 
 def _dataclass_in(hint: Any) -> Any:
@@ -213,6 +231,12 @@ def _check_keys(cls: Any, tree: Any, where: str) -> None:
         inner = _dataclass_in(hints[key])
         if inner and value is not None:
             _check_keys(inner, value, f"{where}.{key}")
+        elif value is None and not inner and not _optional(hints[key]):
+            raise UserError(f"{where}.{key} is null; give a value, or leave the key out")
+        # YAML reads a bare `no:` as False
+        strange = [k for k in value if not isinstance(k, str)] if isinstance(value, dict) else []
+        if strange and not inner:
+            raise UserError(f"{where}.{key} has the key {strange[0]!r}; names are text, so put it in quotes")
 
 
 def _blame(cls: Any, tree: Tree, where: str) -> str:

@@ -11,10 +11,14 @@ import zlib
 import numpy as np
 import torch
 
+from deeplense.errors import UserError
+
 BLOCK = 256  # scenes in a block
 
 
 def _sequence(seed: int, stream: str, *key: int) -> np.random.SeedSequence:
+    if seed < 0:
+        raise UserError(f"seed {seed}: it must not be negative")
     return np.random.SeedSequence([seed, zlib.crc32(stream.encode()), *key])
 
 

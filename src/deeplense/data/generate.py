@@ -11,10 +11,11 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,8 +83,8 @@ def simulate(
     Raises:
         UserError: a bad recipe, a full disk, a folder that holds something else, or no cluster at the address.
     """
+    overrides = [*overrides, *([] if seed is None else [f"seed={seed}"])]
     made = config.load_recipe(config.to_tree(recipe) if isinstance(recipe, Recipe) else recipe, overrides)
-    made.seed = made.seed if seed is None else seed
     world = World(made.simulation)
     made.splits = _splits(made, splits, per_class, len(world.classes))
     if engine not in ENGINES:
@@ -167,18 +168,24 @@ def _run(tasks: list[Task], workers: int, cluster: str | None, out: Path) -> lis
                 bar.update(task.n)
         else:
             with _executor(min(workers, len(tasks)), cluster) as executor:
-                futures = {executor.submit(make_shard, task): k for k, task in enumerate(tasks)}
+                futures: dict[Future[Shard], int] = {}
                 try:
+                    with _without_interrupts():
+                        futures.update((executor.submit(make_shard, task), k) for k, task in enumerate(tasks))
                     for future in as_completed(futures):
                         k = futures[future]
                         done[k] = future.result()
                         bar.update(tasks[k].n)
                 except BaseException:
-                    executor.shutdown(wait=False, cancel_futures=True)
+                    for future in futures:
+                        future.cancel()
                     raise
+    except BrokenExecutor as error:
+        raise UserError(f"{out}: a worker died, perhaps for lack of memory; run again with fewer --workers") from error
     except KeyboardInterrupt:
         bar.close()
-        print(f"\nstopped; the same command continues after {len(done)} of {len(tasks)} shards ({out})")
+        made = sum((out / f"{t.split}-{t.number:05d}.h5").exists() for t in tasks)
+        print(f"\nstopped; the same command continues after {made} of {len(tasks)} shards ({out})")
         raise
     finally:
         bar.close()
@@ -205,6 +212,24 @@ def _executor(workers: int, cluster: str | None) -> Iterator[Executor]:
         yield executor
 
 
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes started here never see Ctrl-C, which a terminal sends to all: they end the shard that they are at."""
+    pressed: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    # the mask is what they inherit; the handler is for other threads of this process, which the mask leaves open
+    handler = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number)) if main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if main:
+            signal.signal(signal.SIGINT, handler)
+    if pressed:
+        raise KeyboardInterrupt
+
+
 def _start_worker(parent: int) -> None:
     torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -224,9 +249,12 @@ def _splits(recipe: Recipe, text: str | None, per_class: int | None, classes: in
         found = {"train": per_class * classes}
     elif text is not None:
         try:
-            found = {k.strip(): int(v) for k, v in (part.split("=") for part in text.split(","))}
+            pairs = [(k.strip(), int(v)) for k, v in (part.split("=") for part in text.split(","))]
         except ValueError as error:
             raise UserError(f"--splits '{text}' is not like train=900,val=300,test=300") from error
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise UserError(f"--splits '{text}' names a split twice")
     else:
         found = dict(recipe.splits)
     for name, n in found.items():
@@ -246,11 +274,18 @@ def _claim(out: Path, recipe: Recipe, engine: str, device: str, world: World) ->
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another --out")
     if (out / schema.MANIFEST).exists():
-        if json.dumps(schema.read_manifest(out).recipe) == json.dumps(plan["recipe"]):
+        old = schema.read_manifest(out)
+        if json.dumps(old.recipe) != json.dumps(plan["recipe"]):
+            raise UserError(f"{out}: holds another dataset; choose another --out or delete it")
+        if all((out / shard.file).exists() for shard in old.shards):
+            (out / PLAN).unlink(missing_ok=True)  # killed after its last file was written
             print(f"{out}: this dataset is complete already")
             return True
-        raise UserError(f"{out}: holds another dataset; choose another --out or delete it")
-    if (out / PLAN).exists():
+        if old.code_version != plan["code_version"]:
+            raise UserError(
+                f"{out}: shards are missing, and deeplense {old.code_version} made it; make it anew elsewhere"
+            )
+    elif (out / PLAN).exists():
         if (out / PLAN).read_text() != json.dumps(plan):
             raise UserError(f"{out}: holds another unfinished simulation; choose another --out or delete it")
     elif out.is_dir() and any(out.iterdir()):

@@ -76,22 +76,33 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def seal(self) -> Manifest:
-        """Compute the fingerprint: SHA-256 over shards, classes and parameters."""
+        """Compute the fingerprint: SHA-256 over shards, splits, classes, parameters and the meaning of the pixels."""
         content = [
             [dataclasses.astuple(s) for s in self.shards],
+            self.splits,
             self.classes,
-            [p.name for p in self.parameters],
+            [dataclasses.astuple(p) for p in self.parameters],
+            dataclasses.astuple(self.image),
         ]
         self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         return self
 
     def write(self, folder: Path) -> None:
-        """Write `dataset.json` atomically; it is the last file of a dataset to appear."""
+        """Write `dataset.json` atomically; it is the last file of a dataset to appear.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written.
+        """
         text = json.dumps(dataclasses.asdict(self), indent=1)
-        with atomic(folder / MANIFEST) as temporary, open(temporary, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with atomic(folder / MANIFEST) as temporary, open(temporary, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(
+                f"{folder / MANIFEST}: cannot write ({error.strerror}); free some space and run again"
+            ) from error
 
     def parameter(self, name: str) -> int:
         """Column of a parameter.
@@ -118,9 +129,10 @@ class atomic:
         return self.temporary
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
+        try:
+            if kind is None:
+                os.replace(self.temporary, self.path)
+        finally:
             self.temporary.unlink(missing_ok=True)
 
 

@@ -42,17 +42,23 @@ def write_shard(
     """
     path = folder / f"{split}-{number:05d}.h5"
     names = np.array([i.encode()[-ID_LENGTH:] for i in ids], dtype=f"S{ID_LENGTH}")
+    # made in memory first: on a full disk HDF5 may close a cut file without an error
+    with h5py.File(
+        path.name, "w", libver="latest", driver="core", backing_store=False, block_size=images.nbytes + (1 << 16)
+    ) as file:
+        file.create_dataset("image", data=np.ascontiguousarray(images, dtype=np.float32), track_times=False)
+        file.create_dataset("label", data=labels.astype(np.int64), track_times=False)
+        file.create_dataset("params", data=params.astype(np.float64), track_times=False)
+        file.create_dataset("id", data=names, track_times=False)
+        file.flush()
+        content = file.id.get_file_image()
     try:
-        with schema.atomic(path) as temporary:
-            with h5py.File(temporary, "w", libver="latest") as file:
-                file.create_dataset("image", data=np.ascontiguousarray(images, dtype=np.float32), track_times=False)
-                file.create_dataset("label", data=labels.astype(np.int64), track_times=False)
-                file.create_dataset("params", data=params.astype(np.float64), track_times=False)
-                file.create_dataset("id", data=names, track_times=False)
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())
+        with schema.atomic(path) as temporary, open(temporary, "wb") as written:
+            written.write(content)
+            written.flush()
+            os.fsync(written.fileno())
     except OSError as error:
-        raise UserError(f"{path}: cannot write ({error.strerror or error}); free some space and run again") from error
+        raise UserError(f"{path}: cannot write ({error.strerror}); free some space and run again") from error
     return Shard(path.name, split, len(labels), schema.sha256(path))
 
 

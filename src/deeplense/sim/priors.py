@@ -36,6 +36,10 @@ def power_law(rng: Generator, shape: tuple[int, ...], low: float, high: float, s
     return np.asarray((low**k + (high**k - low**k) * u) ** (1 / k))
 
 
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
 def _ordered(low: float, high: float, *_: float) -> str:
     return "" if low < high else f"low {low:g} is not below high {high:g}; swap them"
 
@@ -83,14 +87,14 @@ class Prior:
         Raises:
             UserError: unknown kind (nearest named), wrong number of arguments, or a reversed range.
         """
-        if isinstance(spec, int | float) and not isinstance(spec, bool):
+        if _number(spec):
             return cls("constant", (float(spec),))
         if not isinstance(spec, dict) or len(spec) != 1:
             raise UserError(f"{where}: {spec!r} is not a prior; write a number or {{uniform: [low, high]}}")
         ((name, arguments),) = spec.items()
         kind = config.lookup(PRIORS, str(name), f"{where}: prior")
         values = arguments if isinstance(arguments, list | tuple) else [arguments]
-        if len(values) != len(kind.arguments) or not all(isinstance(v, int | float) for v in values):
+        if len(values) != len(kind.arguments) or not all(map(_number, values)):
             raise UserError(f"{where}: {name} takes [{', '.join(kind.arguments)}] as numbers, not {arguments!r}")
         if wrong := kind.check(*values):
             raise UserError(f"{where}: {name} {list(values)}: {wrong}")

@@ -55,6 +55,13 @@ class World:
             "simulation.z_source",
             f"need 0 < z_lens ({s.z_lens}) < z_source ({s.z_source})",
         )
+        _check(
+            s.z_source_convention is None or s.z_source_convention > s.z_lens,
+            "simulation.z_source_convention",
+            f"{s.z_source_convention} is not beyond z_lens ({s.z_lens})",
+        )
+        _check(s.cosmology.H0 > 0, "simulation.cosmology.H0", f"{s.cosmology.H0} must be positive")
+        _check(0 < s.cosmology.Om0 <= 1, "simulation.cosmology.Om0", f"{s.cosmology.Om0} must lie in (0, 1]")
         make = {"angular_diameter": cosmology.distances, "luminosity": cosmology.luminosity_distances}
         self.distances = make[s.cosmology.distances](s.z_lens, s.z_source, s.cosmology.H0, s.cosmology.Om0)
         self.deflection_scale = self._deflection_scale()
@@ -76,6 +83,7 @@ class World:
         self.classes = list(s.classes)
         self._populations = [_population(name, spec) for name, spec in s.classes.items()]
         self.truth = self._truths()
+        self._draw_macro(rng.generator(0, "check", 0))  # a prior that leaves its domain is found now
 
     def labels(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Classes take turns, so that any number of scenes holds them equally."""
@@ -120,6 +128,7 @@ class World:
         ):
             drawn |= {f"{prefix}.{k}": p.sample(generator, shape) for k, p in priors.items()}
         drawn["exposure_time"] = self._exposure.sample(generator, shape)
+        _check_drawn(drawn)
         if "lens.mass" in drawn:
             drawn["lens.theta_E"] = np.sqrt(drawn["lens.mass"] * self.distances.theta_E2_per_mass)
         return drawn
@@ -199,6 +208,21 @@ def _population(name: str, spec: dict[str, Any]) -> Any:
 def _priors(section: Any, where: str) -> dict[str, Prior]:
     values = {f.name: getattr(section, f.name) for f in dataclasses.fields(section)}
     return {k: Prior.parse(v, f"{where}.{k}") for k, v in values.items() if v is not None}
+
+
+def _check_drawn(drawn: Drawn) -> None:
+    """Values that no image can be made of."""
+    for name, values in drawn.items():
+        where, low = f"simulation.{name}", float(values.min())
+        _check(bool(np.isfinite(values).all()), where, "draws numbers that are not finite")
+        last = name.rpartition(".")[2]
+        if last in ("R_sersic", "n_sersic", "exposure_time"):
+            _check(low > 0, where, f"draws {low:g}; it must be positive")
+        if last in ("mass", "theta_E"):
+            _check(low >= 0, where, f"draws {low:g}; it must not be negative")
+        if last == "e1":
+            e = float(np.hypot(values, drawn[name.replace("e1", "e2")]).max())
+            _check(e < 1, where, f"draws an ellipticity of {e:g} with e2; it must be below 1")
 
 
 def _one_of(section: Any, a: str, b: str, where: str) -> None:

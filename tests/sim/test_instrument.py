@@ -1,0 +1,95 @@
+"""Every instrument has sane numbers with a source, and the background of the table that it claims to be."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deeplense.sim.instrument import INSTRUMENTS, Instrument
+
+# arcsec, zero point, exposure s x n, sky mag/arcsec², read noise e-, PSF FWHM arcsec, background σ e-/s, as printed
+TABLE: dict[str, tuple[float, float, float, int, float, float, float, str]] = {
+    "euclid_vis": (0.101, 25.72, 566, 4, 22.3, 4.2, 0.16, "0.0109"),
+    "euclid_vis_1_9_2": (0.101, 24.0, 565, 4, 22.35, 4.2, 0.16, "0.0059"),
+    "hst_f160w": (0.08, 25.96, 5400, 1, 22.3, 4.0, 0.08, "0.0059"),
+}
+
+
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_every_instrument_is_sane_and_says_where_its_numbers_come_from(name: str) -> None:
+    i = INSTRUMENTS[name]
+    assert any(word in i.source for word in ("arXiv", "lenstronomy", "DeepLenseSim", "doi", "handbook"))
+    assert len(i.source) > 30
+    assert 0.005 <= i.pixel_scale <= 1
+    # a PSF narrower than half a pixel or wider than ten would be a slip of units
+    assert 0.5 <= i.psf_fwhm / i.pixel_scale <= 10
+    assert 3 <= i.psf_truncation <= 10
+    assert i.n_exposures >= 1
+    assert 10 <= i.exposure_time <= 1e5
+    assert i.total_exposure == i.exposure_time * i.n_exposures
+    assert i.bands
+    if i.background_rms is None:
+        assert i.zero_point is not None
+        assert 20 < i.zero_point < 30
+        assert i.sky_brightness is not None
+        assert 19 < i.sky_brightness < 32
+        assert 0 < i.read_noise < 20
+    else:
+        assert i.background_rms > 0
+    assert 0 < i.background_sigma(i.pixel_scale, i.total_exposure) < 1
+
+
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_background_sigma_is_that_of_the_variance_written_out(name: str) -> None:
+    i = INSTRUMENTS[name]
+    for pixel, t in ((i.pixel_scale, i.total_exposure), (2 * i.pixel_scale, i.total_exposure / 3)):
+        if i.background_rms is not None:
+            assert i.background_sigma(pixel, t) == i.background_rms
+            assert i.sky_rate(pixel) == 0
+            continue
+        assert i.sky_brightness is not None
+        assert i.zero_point is not None
+        sky = 10 ** ((i.zero_point - i.sky_brightness) / 2.5) * pixel * pixel  # e-/s a pixel
+        electrons = math.sqrt(i.n_exposures * i.read_noise**2 + sky * t)
+        assert i.sky_rate(pixel) == pytest.approx(sky, rel=1e-12)
+        assert i.background_sigma(pixel, t) == pytest.approx(electrons / t, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_numbers_are_those_of_the_published_table(name: str) -> None:
+    i = INSTRUMENTS[name]
+    pixel, zero_point, exposure, n, sky, read_noise, fwhm, sigma = TABLE[name]
+    assert (i.pixel_scale, i.zero_point, i.exposure_time, i.n_exposures) == (pixel, zero_point, exposure, n)
+    assert (i.sky_brightness, i.read_noise, i.psf_fwhm) == (sky, read_noise, fwhm)
+    digits = len(sigma.partition(".")[2])
+    assert f"{i.background_sigma(pixel, i.total_exposure):.{digits}f}" == sigma
+
+
+@given(magnitude=st.floats(10, 30))
+def test_counts_of_a_magnitude(magnitude: float) -> None:
+    """Pogson: five magnitudes are a factor of 100, and the zero point gives one electron a second."""
+    for i in INSTRUMENTS.values():
+        if i.zero_point is None:
+            continue
+        m = torch.tensor([magnitude, magnitude + 5, i.zero_point], dtype=torch.float64)
+        flux = i.counts(m)
+        assert float(flux[0] / flux[1]) == pytest.approx(100, rel=1e-9)
+        assert float(flux[2]) == pytest.approx(1, rel=1e-12)
+        assert float(flux[0]) == pytest.approx(math.exp((i.zero_point - magnitude) * math.log(10) / 2.5), rel=1e-9)
+
+
+def test_the_older_euclid_zero_point_changes_the_flux_by_4_88() -> None:
+    m = torch.tensor([20.0], dtype=torch.float64)
+    ratio = INSTRUMENTS["euclid_vis"].counts(m) / INSTRUMENTS["euclid_vis_1_9_2"].counts(m)
+    assert f"{float(ratio):.2f}" == "4.88"
+
+
+def test_constants_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        INSTRUMENTS["euclid_vis"].zero_point = 24.0  # type: ignore[misc]
+    with pytest.raises(AssertionError):
+        Instrument(0.1, 0.1, 3, 1.0, 1, "none").counts(torch.zeros(1))
