@@ -1,5 +1,7 @@
 """Ray shooting: sums, chunks, the magnification as a Jacobian."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -33,6 +35,48 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(raytrace, "CHUNK", 600)
     for a, b in zip(raytrace.deflection(x, y, lens()), whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+def halos(N: int = 9) -> list[Component]:
+    g = torch.Generator().manual_seed(4)
+    params = {k: torch.rand(2, N, generator=g) for k in ("R_s", "alpha_Rs", "r_trunc", "center_x", "center_y")}
+    return [
+        Component("tnfw", {k: v + 0.05 for k, v in params.items()}, torch.arange(N)[None] < torch.tensor([[N], [4]]))
+    ]
+
+
+def fuse(monkeypatch: pytest.MonkeyPatch, elements: int = raytrace.FUSED) -> None:
+    monkeypatch.setattr(raytrace, "COMPILE", True)
+    monkeypatch.setattr(raytrace, "FUSED", elements)
+    raytrace._fused.cache_clear()
+
+
+def test_fused_sum_is_the_same_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its formulas and chunks, left to run without the compiler, which takes too long here."""
+    x, y = raytrace.grid(16, 0.2, "cpu", torch.float32)
+    whole = raytrace.deflection(x, y, halos())
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda f, **_: lambda *a: calls.append(1) or f(*a))
+    for elements, number in ((raytrace.FUSED, 1), (2 * 256 * 4, 3)):
+        fuse(monkeypatch, elements)
+        calls.clear()
+        for a, b in zip(raytrace.deflection(x, y, halos()), whole, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        assert len(calls) == number
+    calls.clear()
+    raytrace.deflection(x, y.clone().requires_grad_(), halos())
+    assert not calls  # gradients take the eager path
+    raytrace._fused.cache_clear()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a compiler")
+def test_fused_sum_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = raytrace.grid(16, 0.2, "cpu", torch.float64)
+    whole = raytrace.deflection(x, y, lens())
+    fuse(monkeypatch)
+    for a, b in zip(raytrace.deflection(x, y, lens()), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+    raytrace._fused.cache_clear()
 
 
 def test_grid_is_centred() -> None:

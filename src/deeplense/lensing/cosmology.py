@@ -10,7 +10,7 @@ from astropy import constants, units
 from astropy.cosmology import FlatLambdaCDM
 
 ARCSEC = float((1 * units.arcsec).to(units.rad).value)
-_G_OVER_C2 = float((constants.G / constants.c**2).to(units.Mpc / units.Msun).value)  # Mpc / Msun
+G_OVER_C2 = float((constants.G / constants.c**2).to(units.Mpc / units.Msun).value)  # Mpc / Msun
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Distances:
     @property
     def sigma_cr(self) -> float:
         """Critical surface density c²/(4πG) · D_s/(D_l D_ls) [Msun/kpc²]."""
-        return self.D_s / (4 * np.pi * _G_OVER_C2 * self.D_l * self.D_ls) / 1e6
+        return self.D_s / (4 * np.pi * G_OVER_C2 * self.D_l * self.D_ls) / 1e6
 
     @property
     def kpc_per_arcsec(self) -> float:
@@ -34,7 +34,7 @@ class Distances:
     @property
     def theta_E2_per_mass(self) -> float:
         """θ_E²/M = 4G/c² · D_ls/(D_l D_s) [arcsec²/Msun]."""
-        return 4 * _G_OVER_C2 * self.D_ls / (self.D_l * self.D_s) / ARCSEC**2
+        return 4 * G_OVER_C2 * self.D_ls / (self.D_l * self.D_s) / ARCSEC**2
 
 
 @lru_cache

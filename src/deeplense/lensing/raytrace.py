@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from deeplense.lensing.light import LIGHT
 from deeplense.lensing.mass import MASS, Deflection
 
 CHUNK = 1 << 18  # elements of a temporary: small enough for a core's cache, large enough to amortise calls
+COMPILE = False  # fuse the sum over circular deflectors with `torch.compile`: 3-4 times as fast for hundreds of halos
+FUSED = 1 << 24  # elements summed in one compiled call, which holds no temporary but where a profile breaks the graph
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,11 @@ class Component:
         mask = None if self.mask is None else self.mask.to(device)
         return Component(self.profile, {k: v.to(device, dtype) for k, v in self.params.items()}, mask)
 
-    def chunks(self, pixels: int) -> Iterator[Component]:
-        """Slices along N whose (B, n, pixels) temporaries hold at most `CHUNK` elements."""
+    def chunks(self, pixels: int, most: int | None = None) -> Iterator[Component]:
+        """Slices along N whose (B, n, pixels) temporaries hold at most `most` elements, `CHUNK` by default."""
         first = next(iter(self.params.values()))
         n = first.shape[1]
-        step = max(1, CHUNK // max(1, first.shape[0] * pixels))
+        step = max(1, (CHUNK if most is None else most) // max(1, first.shape[0] * pixels))
         for start in range(0, n, step):
             mask = None if self.mask is None else self.mask[:, start : start + step]
             yield Component(self.profile, {k: v[:, start : start + step] for k, v in self.params.items()}, mask)
@@ -62,12 +65,17 @@ def deflection(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
     alpha_x, alpha_y = x.new_zeros(shape), x.new_zeros(shape)
     for component in mass:
         profile = MASS[component.profile]
-        for part in component.chunks(shape[1] * shape[2]):
+        fused = COMPILE and profile.circular and not any(v.requires_grad for v in (x, y, *component.params.values()))
+        for part in component.chunks(shape[1] * shape[2], FUSED if fused else None):
             params = dict(part.params)
             if part.mask is not None:
                 params |= {name: params[name] * part.mask for name in profile.strength}
             single = {k: v[..., None, None] for k, v in params.items()}
-            if profile.circular:
+            if fused:
+                ax, ay = _fused(component.profile)(x[:, None], y[:, None], single)
+                alpha_x += ax
+                alpha_y += ay
+            elif profile.circular:
                 _add_circular(alpha_x, alpha_y, x[:, None], y[:, None], profile.function, single)
             else:
                 ax, ay = profile.function(x[:, None], y[:, None], **single)
@@ -91,6 +99,21 @@ def _add_circular(
     for n in range(weight.shape[1]):
         alpha_x.addcmul_(weight[:, n], dx[:, n])
         alpha_y.addcmul_(weight[:, n], dy[:, n])
+
+
+@lru_cache
+def _fused(name: str) -> Callable[[Tensor, Tensor, dict[str, Tensor]], Deflection]:
+    """Σ weight(r²)·(dx, dy) as one loop over pixels and deflectors."""
+    function = MASS[name].function
+
+    def total(x: Tensor, y: Tensor, params: dict[str, Tensor]) -> Deflection:
+        params = dict(params)
+        dx, dy = x - params.pop("center_x"), y - params.pop("center_y")
+        weight = function(dx * dx + (dy * dy + torch.finfo(x.dtype).tiny), **params)
+        return (weight * dx).sum(1), (weight * dy).sum(1)
+
+    # dynamic: the number of halos differs from block to block, and compiling takes ten seconds
+    return torch.compile(total, dynamic=True)
 
 
 def brightness(x: Tensor, y: Tensor, light: Sequence[Component]) -> Tensor:

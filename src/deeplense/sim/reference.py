@@ -5,6 +5,7 @@ Needs `pip install deeplense[reference]`. One image at a time and far slower tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deeplense.errors import UserError
+from deeplense.lensing.mass import MASS as PROFILES
 from deeplense.lensing.raytrace import Component
 from deeplense.sim.instrument import Instrument
 from deeplense.sim.scene import Scene
@@ -27,7 +29,51 @@ except ImportError:
     ImageModel = None
 
 Profile = tuple[str, dict[str, float]]
-MASS = {"sie": "SIE", "shear": "SHEAR", "point_mass": "POINT_MASS", "line_mass": "POINT_MASS"}
+Params = dict[str, float]
+
+
+def _as_is(p: Params) -> Params:
+    return p
+
+
+def _point(p: Params) -> Params:
+    return _without(p, "theta_E2") | {"theta_E": p["theta_E2"] ** 0.5}
+
+
+def _halo(p: Params) -> Params:
+    return _without(p, "R_s") | {"Rs": p["R_s"]}
+
+
+def _sheet(p: Params) -> Params:
+    return {"kappa": p["kappa"], "ra_0": p["center_x"], "dec_0": p["center_y"]}
+
+
+def _plummer(p: Params) -> Params:
+    """Uldm's ρ ∝ (1 + a r²/θ_c²)^−slope with 2^(1/slope) = 1 + a is Plummer's at the slope 5/2."""
+    a = 2**0.4 - 1
+    shape = {"kappa_0": p["theta_E2"] / p["r_s"] ** 2, "theta_c": p["r_s"] * a**0.5, "slope": 2.5}
+    return _without(p, "theta_E2", "r_s") | shape
+
+
+def _without(p: Params, *names: str) -> Params:
+    return {k: v for k, v in p.items() if k not in names}
+
+
+# our profile -> lenstronomy's, and its parameters from ours
+MASS: dict[str, tuple[str, Callable[[Params], Params]]] = {
+    "sie": ("SIE", _as_is),
+    "epl": ("EPL", _as_is),
+    "multipole": ("MULTIPOLE", lambda p: p | {"m": round(p["m"])}),
+    "shear": ("SHEAR", _as_is),
+    "mass_sheet": ("CONVERGENCE", _sheet),
+    "point_mass": ("POINT_MASS", _point),
+    "plummer": ("ULDM", _plummer),
+    "line_mass": ("POINT_MASS", _as_is),  # replaced by `LineMass`
+    "nfw": ("NFW", _halo),
+    "tnfw": ("TNFW", _halo),
+    "cnfw": ("CNFW", _halo),
+    "soliton": ("ULDM", _as_is),
+}
 LIGHT = {"sersic": "SERSIC_ELLIPSE"}
 
 
@@ -119,13 +165,13 @@ def _lens_model(scene: Scene, row: int) -> tuple[Any, list[dict[str, float]]]:
         for params in _profiles(component, row):
             if component.profile == "line_mass":
                 lines.append(len(names))
-            if component.profile == "point_mass":
-                params["theta_E"] = float(np.sqrt(params.pop("theta_E2") * scale))
-            for strength in ("theta_E2", "gamma1", "gamma2") + (("theta_E",) if component.profile == "sie" else ()):
-                if strength in params:
-                    params[strength] *= scale
-            names.append(MASS[component.profile])
-            kwargs.append(params)
+            for strength in PROFILES[component.profile].strength:
+                # every strength is linear in α, but for θ_E of a power law
+                power = 1 / (params["gamma"] - 1) if component.profile == "epl" else 1.0
+                params[strength] *= scale**power
+            name, convert = MASS[component.profile]
+            names.append(name)
+            kwargs.append(convert(params))
     model = LensModel(names)
     for position in lines:
         model.lens_model.func_list[position] = LineMass()

@@ -1,0 +1,48 @@
+"""Cold dark matter: the NFW profile, and the same truncated by tides."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from deeplense.lensing.mass.radial import HALF_PI, inner, outer, outside, table
+
+G_AT_R_S = 1 - math.log(2)  # G of `radial` at r = R_s
+
+
+def nfw(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor) -> Tensor:
+    """NFW profile, ρ = ρ_s/(x (1+x)²), deflecting by alpha_Rs at R_s (Wright & Brainerd 2000, eq. 13). Returns α/r."""
+    X = (r2 * (1 / R_s**2)).add_(table(r2).floor)
+    log = torch.log(X).mul_(-0.5).add_(math.log(2))
+    y = torch.reciprocal(1 + torch.sqrt(X))
+    far = (outer(y).add_(y, alpha=HALF_PI) - log) / X
+    return torch.lerp(inner(X, log), far, outside(X)) * (alpha_Rs / (R_s * G_AT_R_S))
+
+
+def tnfw(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor, r_trunc: Tensor) -> Tensor:
+    """Truncated NFW, ρ = ρ_s/(x (1+x)²) τ²/(x² + τ²), τ = r_trunc/R_s (Baltz, Marshall & Oguri 2009, eq. A.18, n = 1).
+
+    alpha_Rs is what the halo would deflect at R_s without the truncation. With h = sqrt(X + τ²), D = h + τ,
+    A = ln(D/2τ), B = asinh(τ/x) and F, G, E of `radial`, their equation divided by X without differences of large
+    numbers, neither at the centre nor far out, is
+    α/r ∝ τ²/(τ²+1)² {(τ²−1) [G − A/X − B/(τD)] + 2E + π (1/(1+x) − 1/D)}. Returns α/r.
+    """
+    tau = r_trunc / R_s
+    t2 = tau * tau
+    c = t2 - 1
+    X = (r2 * (1 / R_s**2)).add_(table(r2).floor)
+    x, h = torch.sqrt(X), torch.sqrt(X + t2)
+    inverse_X, inverse_D, y = torch.reciprocal(X), torch.reciprocal(h + tau), torch.reciprocal(1 + x)
+    beyond = t2 / (h + x)  # h − x
+    A = torch.log1p(X * inverse_D * (0.5 / tau))
+    B = torch.log1p((beyond + tau) / x)
+    log = (B - A).sub_(torch.log(tau))  # ln(2/x)
+    # (τ²−1) G + 2E, from G inside and from E outside; sums in place, because passes over the pixels are what costs
+    near = (2 * log).sub_(y, alpha=2 * HALF_PI).addcmul_(torch.add(c, X, alpha=2), inner(X, log))
+    E, ratio = outer(y), c * inverse_X
+    far = (2 * E).addcmul_(ratio, (E - log).add_(y, alpha=HALF_PI))
+    rest = (B * (-c / tau)).addcmul_(beyond + (tau - 1), y, value=2 * HALF_PI)
+    total = torch.lerp(near, far, outside(X)).addcmul_(inverse_D, rest).addcmul_(ratio, A, value=-1)
+    return total * (alpha_Rs / (R_s * G_AT_R_S) * t2 / (t2 + 1) ** 2)
