@@ -1,0 +1,218 @@
+"""One image as a function of its named parameters: mean, derivatives by forward-mode autograd, variance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from deeplense import config
+from deeplense.errors import UserError
+from deeplense.lensing.light import sersic_flux
+from deeplense.lensing.mass import MASS
+from deeplense.lensing.raytrace import Component
+from deeplense.sim import image
+from deeplense.sim.scene import Scene
+from deeplense.sim.world import World
+
+Values = dict[str, Tensor]
+VORTEX = ("log10_m_axion", "vortex_angle", "vortex_log10_mass", "vortex_x", "vortex_y")
+SUBHALO = ("subhalo_log10_mass", "subhalo_x", "subhalo_y")
+MACRO = ("sie", "epl", "multipole", "shear")  # profiles of the macro lens; any other is dark structure
+
+
+@dataclass(frozen=True)
+class Subhalo:
+    """One dark clump added to a scene: log10(M/M☉), position [arcsec], key of `SUBHALO_PROFILES`."""
+
+    log10_mass: float
+    x: float
+    y: float
+    profile: str = "point_mass"
+
+
+class Forward:
+    """The noiseless image of one scene, as a function of parameters known by name.
+
+    Names are the recipe's: `lens.theta_E`, `lens.gamma1`, …, `source.R_sersic`, …; brightness is `source.magnitude`
+    where the instrument has a zero point, else `source.amplitude`; a vortex has `log10_m_axion`, `vortex_angle` [rad],
+    `vortex_log10_mass` and its centre `vortex_x`, `vortex_y`; an added subhalo `subhalo_log10_mass`, `subhalo_x`,
+    `subhalo_y`. Other dark matter of the scene (a population of clumps) stays as drawn.
+
+    Attributes:
+        values: name -> value in this scene; may be set. size, pixel_scale, exposure [s]: of the image.
+    """
+
+    def __init__(self, world: World, scene: Scene, subhalo: Subhalo | None = None) -> None:
+        """Args: scene: of length 1, e.g. `scenes[2][5:6]`."""
+        if len(scene) != 1:
+            raise UserError(f"one image was asked for, but the scene holds {len(scene)}; take scene[k:k+1]")
+        if world.simulation.noise != "once":
+            raise UserError(f"simulation.noise: {world.simulation.noise} has no likelihood here; set it to once")
+        self.world, self.subhalo = world, subhalo
+        self.size, self.pixel_scale, self.exposure = world.size, world.pixel_scale, float(scene.exposure)
+        self._scene = scene.to("cpu", torch.float64)
+        self._lights = {"source": self._scene.source, "lens_light": self._scene.lens_light}
+        self._vortex = self._scene.mass[-1] if "log10_m_axion" in scene.truth else None
+        self.values = self._read()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every parameter of the image."""
+        return tuple(self.values)
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raises: UserError: a name that the scene does not have, with the nearest one that it has."""
+        for name in names:
+            if name not in self.values:
+                raise UserError(f"parameter '{name}' is not in this image; {config.nearest(name, self.values)}")
+
+    def render(self, changed: Values) -> Tensor:
+        """Noiseless images [counts/s a pixel].
+
+        Args:
+            changed: name -> (B,); the other parameters keep the scene's values.
+
+        Returns:
+            (B, H, W) float64.
+        """
+        self.check(list(changed))
+        n = len(next(iter(changed.values()))) if changed else 1
+        values = {k: torch.full((n,), v, dtype=torch.float64) for k, v in self.values.items()} | changed
+        supersampling = self.world.simulation.supersampling
+        scene = self._build(values, n)
+        return image.render(scene, self.size, self.pixel_scale, self.world.instrument, supersampling)[:, 0]
+
+    def derivatives(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The image and its derivatives by forward-mode autograd, one copy of the scene for each parameter.
+
+        Returns:
+            (H, W) and (P, H, W), float64.
+        """
+        self.check(names)
+        base = {**self.values, **self._off_singular(names)}
+        primal = {k: torch.full((len(names),), v, dtype=torch.float64) for k, v in base.items()}
+        seed = torch.eye(len(names), dtype=torch.float64)
+        with forward_ad.dual_level():
+            dual = {n: forward_ad.make_dual(primal[n], seed[k]) for k, n in enumerate(names)}  # type: ignore[no-untyped-call]
+            mean, tangent = forward_ad.unpack_dual(self.render({**primal, **dual}))  # type: ignore[no-untyped-call]
+        return mean[0].clone(), torch.zeros_like(mean) if tangent is None else tangent
+
+    def variance(self, mean: Tensor) -> Tensor:
+        """σ² of the exposed image [(counts/s)²]: (model·t + sky·t + n·RN²)/t²; a toy's rms² + model/t."""
+        background = self.world.instrument.background_sigma(self.pixel_scale, self.exposure)
+        return background**2 + mean / self.exposure
+
+    def _read(self) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for component in self._scene.mass:
+            if component.profile in MACRO:
+                values |= {f"lens.{k}": float(v) for k, v in component.params.items()}
+        for prefix, components in self._lights.items():
+            for component in components:  # a world has at most one of each
+                values |= {f"{prefix}.{k}": float(v) for k, v in component.params.items() if k != "amp"}
+                values[f"{prefix}.{self._brightness}"] = self._from_amplitude(component)
+        if self._vortex is not None:
+            truth = {k: float(v) for k, v in self._scene.truth.items()}
+            center = [float(self._vortex.params[f"center_{axis}"].mean()) for axis in "xy"]
+            vortex = (truth["log10_m_axion"], truth["vortex_angle"], truth["log10_m_sub"], *center)
+            values |= dict(zip(VORTEX, vortex, strict=True))
+        if self.subhalo is not None:
+            config.lookup(SUBHALO_PROFILES, self.subhalo.profile, "subhalo profile")
+            if self.subhalo.profile not in MASS:
+                raise UserError(f"subhalo profile '{self.subhalo.profile}' is not in this version's MASS")
+            values |= dict(zip(SUBHALO, (self.subhalo.log10_mass, self.subhalo.x, self.subhalo.y), strict=True))
+        return values
+
+    @property
+    def _brightness(self) -> str:
+        return "amplitude" if self.world.instrument.zero_point is None else "magnitude"
+
+    def _from_amplitude(self, light: Component) -> float:
+        p = light.params
+        zero_point = self.world.instrument.zero_point
+        if zero_point is None:
+            return float(p["amp"])
+        return zero_point - 2.5 * float(torch.log10(sersic_flux(p["amp"], p["R_sersic"], p["n_sersic"])))
+
+    def _off_singular(self, names: Sequence[str]) -> dict[str, float]:
+        """Values where autograd has a derivative: polar coordinates have none at e = 0, nor has the shortcut n = 1."""
+        moved = {}
+        for prefix in ("lens", "source", "lens_light"):
+            e1, e2, n = (f"{prefix}.{k}" for k in ("e1", "e2", "n_sersic"))
+            if (e1 in names or e2 in names) and self.values[e1] == self.values[e2] == 0:
+                moved[e1] = 1e-5
+            if n in names and self.values[n] == 1:
+                moved[n] = 1 + 1e-9
+        return moved
+
+    def _build(self, v: Values, n: int) -> Scene:
+        base = self._scene
+        mass = [self._mass(c, v, n) for c in base.mass]
+        if self.subhalo is not None:
+            log10_mass, x, y = (v[name] for name in SUBHALO)
+            strength = SUBHALO_PROFILES[self.subhalo.profile](log10_mass, self.world)
+            params = {**strength, "center_x": x, "center_y": y}
+            mass.append(Component(self.subhalo.profile, {k: p[:, None] for k, p in params.items()}))
+        lights = {prefix: [self._light(c, v, prefix) for c in found] for prefix, found in self._lights.items()}
+        scale, exposure, index = (t.expand(n) for t in (base.deflection_scale, base.exposure, base.index))
+        return Scene(mass, lights["source"], lights["lens_light"], scale, exposure, base.label, index, {})
+
+    def _mass(self, component: Component, v: Values, n: int) -> Component:
+        if component is self._vortex:
+            return Component(component.profile, self._vortex_params(component, v))
+        if component.profile in MACRO:
+            return Component(component.profile, {k: v[f"lens.{k}"][:, None] for k in component.params})
+        mask = None if component.mask is None else component.mask.expand(n, -1)
+        return Component(component.profile, {k: p.expand(n, -1) for k, p in component.params.items()}, mask)
+
+    def _vortex_params(self, component: Component, v: Values) -> Values:
+        """As `sim.substructure.Vortex` makes them: a line, or the legacy code's points on it."""
+        log10_m, angle, log10_mass, x, y = (v[name][:, None] for name in VORTEX)
+        half_length = 0.03 * 10 ** (-22 - log10_m)
+        strength = 10**log10_mass * self.world.distances.theta_E2_per_mass
+        if component.profile == "line_mass":
+            where = {"angle": angle, "center_x": x, "center_y": y}
+            return {"theta_E2": strength, "half_length": half_length, **where}
+        points = component.params["theta_E2"].shape[1]
+        along = half_length * torch.linspace(-1, 1, points, dtype=torch.float64)
+        where = {"center_x": x + along * torch.cos(angle), "center_y": y + along * torch.sin(angle)}
+        return {"theta_E2": (strength / points).expand_as(along), **where}
+
+    def _light(self, component: Component, v: Values, prefix: str) -> Component:
+        params = {k: v[f"{prefix}.{k}"][:, None] for k in component.params if k != "amp"}
+        brightness = v[f"{prefix}.{self._brightness}"][:, None]
+        if self._brightness == "magnitude":
+            flux = self.world.instrument.counts(brightness)
+            brightness = flux / sersic_flux(torch.ones_like(flux), params["R_sersic"], params["n_sersic"])
+        return Component(component.profile, {"amp": brightness, **params})
+
+
+def _point_mass(log10_mass: Tensor, world: World) -> Values:
+    return {"theta_E2": 10**log10_mass * world.distances.theta_E2_per_mass}
+
+
+def _tnfw(log10_mass: Tensor, world: World) -> Values:
+    """M200 with the median concentration of Dutton & Macciò 2014 (c200) at the lens's redshift.
+
+    Truncated at 1.4 kpc (M/10⁷ M☉)^⅓, the tidal radius of Gilman et al. 2020 at 50 kpc from the host's centre.
+    """
+    s, d = world.simulation, world.distances
+    h2 = (s.cosmology.H0 / 100) ** 2 * (s.cosmology.Om0 * (1 + s.z_lens) ** 3 + 1 - s.cosmology.Om0)
+    critical = 277.54 * h2  # Msun/kpc³
+    slope = -0.101 + 0.026 * s.z_lens
+    at_1e12 = 0.520 + 0.385 * float(np.exp(-0.617 * s.z_lens**1.21))
+    c = 10 ** (at_1e12 + slope * (log10_mass + np.log10(s.cosmology.H0 / 100) - 12))
+    R_s = (10**log10_mass / (200 * critical * 4 / 3 * np.pi)) ** (1 / 3) / c  # kpc
+    rho = 200 / 3 * critical * c**3 / (torch.log1p(c) - c / (1 + c))
+    # α(R_s) = 4 ρ_s R_s² (1 + ln ½)/Σ_cr (Wright & Brainerd 2000), in arcsec
+    alpha = 4 * rho * R_s**2 * (1 - np.log(2)) / d.sigma_cr / d.kpc_per_arcsec
+    trunc = 1.4 * (10 ** (log10_mass - 7)) ** (1 / 3)
+    return {"R_s": R_s / d.kpc_per_arcsec, "alpha_Rs": alpha, "r_trunc": trunc / d.kpc_per_arcsec}
+
+
+SUBHALO_PROFILES: dict[str, Callable[[Tensor, World], Values]] = {"point_mass": _point_mass, "tnfw": _tnfw}
