@@ -19,6 +19,7 @@ _WHERE = {
     "Dataset": "deeplense.data.store",
     "info": "deeplense.evaluation.info",
     "show": "deeplense.evaluation.show",
+    "audit": "deeplense.evaluation.audit",
     "train": "deeplense.training.fit",
     "tune": "deeplense.tuning.study",
     "evaluate": "deeplense.evaluation.report",

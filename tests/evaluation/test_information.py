@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from deeplense import config
 from deeplense.errors import UserError
 from deeplense.evaluation import information
-from deeplense.evaluation.forward import SUBHALO, SUBHALO_PROFILES, VORTEX, Forward
+from deeplense.evaluation.forward import SUBHALO, SUBHALO_PROFILES, VORTEX, Forward, Place
 from deeplense.evaluation.information import Information, Subhalo, fisher
 from deeplense.lensing.mass import MASS
 from deeplense.sim import image
@@ -273,14 +273,15 @@ def test_the_ideal_error_is_the_bound_where_the_likelihood_is_narrow_and_the_pri
 def test_a_subhalos_concentration_and_size_are_the_cited_ones() -> None:
     """Dutton & Macciò 2014 at z = 0.5: c200 = 10^0.777 for 10¹² M☉/h; r200 from 200 ρ_c."""
     world = world_of("model_1")
-    params = SUBHALO_PROFILES["tnfw"](torch.tensor([12 - np.log10(0.7)], dtype=torch.float64), world)
+    d = world.distances_of(world.scenes(0, "t", 0)[0])[0]
+    params = SUBHALO_PROFILES["tnfw"](torch.tensor([12 - np.log10(0.7)], dtype=torch.float64), Place(d, 0.5, 70.0, 0.3))
     c = 10 ** (0.520 + 0.385 * np.exp(-0.617 * 0.5**1.21))
     hubble2 = 0.49 * (0.3 * 1.5**3 + 0.7)
     r200 = (1e12 / 0.7 / (200 * 277.54 * hubble2 * 4 / 3 * np.pi)) ** (1 / 3)
-    assert float(params["R_s"]) * world.distances.kpc_per_arcsec == pytest.approx(r200 / c, rel=1e-6)
+    assert float(params["R_s"]) * d.kpc_per_arcsec == pytest.approx(r200 / c, rel=1e-6)
     # α(R_s)·R_s is the projected mass inside R_s in units of θ_E²/M
     projected = 1e12 / 0.7 * (1 - np.log(2)) / (np.log(1 + c) - c / (1 + c))
-    theta_E2 = projected * world.distances.theta_E2_per_mass
+    theta_E2 = projected * d.theta_E2_per_mass
     assert float(params["alpha_Rs"] * params["R_s"]) == pytest.approx(theta_E2, rel=1e-3)
 
 
