@@ -25,7 +25,10 @@ class Cosmology:
 
 @dataclass
 class Lens:
-    """The macro lens: an SIE plus external shear. Give `theta_E` [arcsec] or `mass` [Msun], not both."""
+    """The macro lens: a power-law ellipsoid, multipoles and external shear. Give `theta_E` [arcsec] or `mass` [Msun].
+
+    A slope gamma of exactly 2 is an SIE. a3, a4 are the multipoles' strengths, phi3, phi4 [rad] their angles.
+    """
 
     theta_E: Prior | None = None
     mass: Prior | None = None
@@ -33,6 +36,11 @@ class Lens:
     e2: Prior = 0.0
     center_x: Prior = 0.0
     center_y: Prior = 0.0
+    gamma: Prior = 2.0
+    a3: Prior = 0.0
+    phi3: Prior = 0.0
+    a4: Prior = 0.0
+    phi4: Prior = 0.0
     gamma1: Prior = 0.0
     gamma2: Prior = 0.0
 
@@ -62,12 +70,14 @@ class Simulation:
     supersampling: int = 1
     noise: Literal["once", "none", "doubled", "triple"] = "once"
     cosmology: Cosmology = field(default_factory=Cosmology)
-    z_lens: float = 0.5
-    z_source: float = 1.0
+    z_lens: Prior = 0.5
+    z_source: Prior = 1.0
     z_source_convention: float | None = None  # a fault of DeepLenseSim when it is not z_source
     lens: Lens = field(default_factory=Lens)
     source: Source = field(default_factory=Source)
     lens_light: Source | None = None
+    match_mass: bool = False  # theta_E is that of macro lens and substructure together, so no class weighs more
+    mesh_below: float = 0.0  # arcsec; halos that deflect less at R_s share a mass grid (0: all summed exactly)
     # class name -> {population: key of deeplense.sim.substructure.POPULATIONS, **its parameters}
     classes: dict[str, dict[str, Any]] = field(default_factory=lambda: {"no_sub": {"population": "none"}})
 

@@ -25,6 +25,9 @@ PARAMS: dict[str, dict[str, float]] = {
     "tnfw": {"R_s": 0.4, "alpha_Rs": 0.02, "r_trunc": 1.0},
     "cnfw": {"R_s": 0.4, "alpha_Rs": 0.02, "r_core": 0.1},
     "soliton": {"kappa_0": 0.05, "theta_c": 0.2},
+    "square_sheet": {"kappa": -0.01, "half_width": 2.5},
+    "plane_wave": {"kappa": 0.01, "k_x": 3.0, "k_y": -2.0, "phase": 0.3},
+    "ctnfw": {"R_s": 0.4, "alpha_Rs": 0.02, "r_trunc": 1.0, "r_core": 0.1},
 }
 
 
@@ -34,7 +37,7 @@ def test_every_deflector_has_a_name() -> None:
 
 @pytest.mark.parametrize("name", MASS)
 def test_deflection(name: str) -> None:
-    params = PARAMS[name] if name == "shear" else PARAMS[name] | {"center_x": 0.1, "center_y": -0.2}
+    params = PARAMS[name] if name in ("shear", "plane_wave") else PARAMS[name] | {"center_x": 0.1, "center_y": -0.2}
     component = Component(name, {k: torch.tensor([[v]], dtype=torch.float64) for k, v in params.items()})
     scale = torch.tensor([0.63], dtype=torch.float64)
     scene = Scene([component], [], [], scale, torch.ones(1), 0, torch.zeros(1, dtype=torch.int64), {})

@@ -33,6 +33,18 @@ class PowerLaw(stats.rv_continuous):
         return np.interp(np.log(m), np.log(grid), table)
 
 
+class Cut(stats.rv_continuous):
+    """A normal between bounds."""
+
+    def __init__(self, mean: float, sigma: float, low: float, high: float) -> None:
+        super().__init__(a=low, b=high)
+        self.whole = stats.norm(mean, sigma)
+
+    def cdf(self, x: Any, *_: Any, **__: Any) -> Any:
+        low, high = self.whole.cdf([self.a, self.b])
+        return (self.whole.cdf(np.clip(x, self.a, self.b)) - low) / (high - low)
+
+
 # name -> arguments and the same distribution in scipy; the contract test fails when an entry is missing
 ORACLES: dict[str, list[tuple[list[float], Any]]] = {
     "uniform": [([-0.35, 0.35], stats.uniform(-0.35, 0.7)), ([-24, -22], stats.uniform(-24, 2))],
@@ -43,6 +55,11 @@ ORACLES: dict[str, list[tuple[list[float], Any]]] = {
         ([1e6, 1e10, -0.9], PowerLaw(1e6, 1e10, -0.9)),
         ([1.0, 8.0, -1], stats.loguniform(1, 8)),
         ([1.0, 2.0, 2.5], PowerLaw(1, 2, 2.5)),
+    ],
+    # scipy's truncnorm draws the same numbers: the oracle is the plain normal, rescaled between the bounds
+    "truncated_normal": [
+        ([0.5, 0.2, 0.0, 1.0], Cut(0.5, 0.2, 0.0, 1.0)),
+        ([3.0, 0.5, 3.2, 9.0], Cut(3.0, 0.5, 3.2, 9.0)),
     ],
     "poisson": [([25], stats.poisson(25)), ([0.3], stats.poisson(0.3))],
 }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hosts import make_host
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from deeplense import config, rng
 from deeplense.errors import UserError
+from deeplense.lensing import cosmology
 from deeplense.sim.observe import observe_block
 from deeplense.sim.priors import PRIORS, Prior
 from deeplense.sim.substructure import POPULATIONS
@@ -53,14 +55,13 @@ def test_render_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cdm_population() -> None:
     """Poisson number; power-law masses; radii uniform in 0.25-2″: all against their closed forms."""
-    population = POPULATIONS["point_masses"]()
-    w = world()
-    sub = population.sample(4000, rng.generator(0, "t"), w.distances)
+    population, d = POPULATIONS["point_masses"](), cosmology.distances(0.5, 1.0)
+    sub = population.sample(rng.generator(0, "t"), make_host(4000))
     component, mask = sub.mass[0], sub.mass[0].mask.numpy()
     numbers = sub.truth["n_sub"]
     assert numbers.mean() == pytest.approx(25, abs=5 * (25 / 4000) ** 0.5)
     assert numbers.var() == pytest.approx(25, rel=0.1)
-    masses = component.params["theta_E2"].numpy()[mask] / w.distances.theta_E2_per_mass
+    masses = component.params["theta_E2"].numpy()[mask] / d.theta_E2_per_mass
     cdf = lambda m: (1e6**-0.9 - m**-0.9) / (1e6**-0.9 - 1e10**-0.9)  # noqa: E731
     assert stats.kstest(masses, cdf).pvalue > 0.01
     assert np.median(masses) == pytest.approx(2.2e6, rel=0.03)
@@ -68,7 +69,7 @@ def test_cdm_population() -> None:
     assert stats.kstest(r, stats.uniform(0.25, 1.75).cdf).pvalue > 0.01
     np.testing.assert_allclose(
         10 ** sub.truth["log10_m_sub"],
-        (component.params["theta_E2"].numpy() * mask).sum(1) / w.distances.theta_E2_per_mass,
+        (component.params["theta_E2"].numpy() * mask).sum(1) / d.theta_E2_per_mass,
         rtol=1e-9,
     )
 
@@ -81,9 +82,8 @@ def test_mean_cdm_mass_of_both_slopes() -> None:
 
 
 def test_vortex_length_and_legacy_points() -> None:
-    w = world()
-    closed = POPULATIONS["vortex"]().sample(50, rng.generator(0, "t"), w.distances)
-    points = POPULATIONS["vortex"](points=100).sample(50, rng.generator(0, "t"), w.distances)
+    closed = POPULATIONS["vortex"]().sample(rng.generator(0, "t"), make_host(50))
+    points = POPULATIONS["vortex"](points=100).sample(rng.generator(0, "t"), make_host(50))
     np.testing.assert_allclose(
         closed.mass[0].params["half_length"].numpy()[:, 0],
         0.06e-22 / (2 * 10 ** closed.truth["log10_m_axion"]),
@@ -105,7 +105,8 @@ def test_each_fault_can_be_switched_off_alone() -> None:
     legacy = world(recipe="legacy/model_2")
     assert world("simulation.z_source_convention=null", recipe="legacy/model_2").deflection_scale == 1
     right = world("simulation.cosmology.distances=angular_diameter", recipe="legacy/model_2")
-    assert legacy.distances.theta_E2_per_mass / right.distances.theta_E2_per_mass == pytest.approx(0.593, abs=1e-3)
+    strength = [w.distances_of(w.scenes(0, "t", 0)[0])[0].theta_E2_per_mass for w in (legacy, right)]
+    assert strength[0] / strength[1] == pytest.approx(0.593, abs=1e-3)
     fixed = world("simulation.classes.cdm.number={poisson: 25}", recipe="legacy/model_2").scenes(0, "t", 0)[1]
     assert len(set(fixed.truth["n_sub"].tolist())) > 5
 
@@ -115,11 +116,11 @@ def test_each_fault_can_be_switched_off_alone() -> None:
 @given(a=st.floats(0.1, 5), gap=st.floats(0.1, 5))
 def test_priors_stay_in_range_and_repeat(kind: str, a: float, gap: float) -> None:
     values = {"uniform": [a, a + gap], "log_uniform": [a, a + gap], "power_law": [a, a + gap, -1.9],
-              "normal": [a, gap], "poisson": [a]}[kind]  # fmt: skip
+              "normal": [a, gap], "truncated_normal": [a, gap, a, a + gap], "poisson": [a]}[kind]  # fmt: skip
     prior = Prior.parse({kind: values}, "here")
     draws = prior.sample(rng.generator(0, "p"), (100,))
     np.testing.assert_array_equal(draws, prior.sample(rng.generator(0, "p"), (100,)))
-    if kind in ("uniform", "log_uniform", "power_law"):
+    if kind in ("uniform", "log_uniform", "power_law", "truncated_normal"):
         assert draws.min() >= a * (1 - 1e-9)
         assert draws.max() <= (a + gap) * (1 + 1e-9)
 

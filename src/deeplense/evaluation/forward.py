@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.autograd import forward_ad
 
 from deeplense import config
 from deeplense.errors import UserError
+from deeplense.lensing.cosmology import Distances
 from deeplense.lensing.light import sersic_flux
 from deeplense.lensing.mass import MASS
 from deeplense.lensing.raytrace import Component
@@ -23,6 +25,15 @@ Values = dict[str, Tensor]
 VORTEX = ("log10_m_axion", "vortex_angle", "vortex_log10_mass", "vortex_x", "vortex_y")
 SUBHALO = ("subhalo_log10_mass", "subhalo_x", "subhalo_y")
 MACRO = ("sie", "epl", "multipole", "shear")  # profiles of the macro lens; any other is dark structure
+
+
+class Place(NamedTuple):
+    """Where a subhalo lives."""
+
+    distances: Distances
+    z_lens: float
+    H0: float
+    Om0: float
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,8 @@ class Forward:
         if world.simulation.noise != "once":
             raise UserError(f"simulation.noise: {world.simulation.noise} has no likelihood here; set it to once")
         self.world, self.subhalo = world, subhalo
+        c, z_lens = world.simulation.cosmology, float(scene.truth["z_lens"][0])
+        self._place = Place(world.distances_of(scene)[0], z_lens, c.H0, c.Om0)
         self.size, self.pixel_scale, self.exposure = world.size, world.pixel_scale, float(scene.exposure)
         self._scene = scene.to("cpu", torch.float64)
         self._lights = {"source": self._scene.source, "lens_light": self._scene.lens_light}
@@ -155,7 +168,7 @@ class Forward:
         mass = [self._mass(c, v, n) for c in base.mass]
         if self.subhalo is not None:
             log10_mass, x, y = (v[name] for name in SUBHALO)
-            strength = SUBHALO_PROFILES[self.subhalo.profile](log10_mass, self.world)
+            strength = SUBHALO_PROFILES[self.subhalo.profile](log10_mass, self._place)
             params = {**strength, "center_x": x, "center_y": y}
             mass.append(Component(self.subhalo.profile, {k: p[:, None] for k, p in params.items()}))
         lights = {prefix: [self._light(c, v, prefix) for c in found] for prefix, found in self._lights.items()}
@@ -174,7 +187,7 @@ class Forward:
         """As `sim.substructure.Vortex` makes them: a line, or the legacy code's points on it."""
         log10_m, angle, log10_mass, x, y = (v[name][:, None] for name in VORTEX)
         half_length = 0.03 * 10 ** (-22 - log10_m)
-        strength = 10**log10_mass * self.world.distances.theta_E2_per_mass
+        strength = 10**log10_mass * float(self._place.distances.theta_E2_per_mass)
         if component.profile == "line_mass":
             where = {"angle": angle, "center_x": x, "center_y": y}
             return {"theta_E2": strength, "half_length": half_length, **where}
@@ -192,21 +205,21 @@ class Forward:
         return Component(component.profile, {"amp": brightness, **params})
 
 
-def _point_mass(log10_mass: Tensor, world: World) -> Values:
-    return {"theta_E2": 10**log10_mass * world.distances.theta_E2_per_mass}
+def _point_mass(log10_mass: Tensor, place: Place) -> Values:
+    return {"theta_E2": 10**log10_mass * float(place.distances.theta_E2_per_mass)}
 
 
-def _tnfw(log10_mass: Tensor, world: World) -> Values:
+def _tnfw(log10_mass: Tensor, place: Place) -> Values:
     """M200 with the median concentration of Dutton & Macciò 2014 (c200) at the lens's redshift.
 
     Truncated at 1.4 kpc (M/10⁷ M☉)^⅓, the tidal radius of Gilman et al. 2020 at 50 kpc from the host's centre.
     """
-    s, d = world.simulation, world.distances
-    h2 = (s.cosmology.H0 / 100) ** 2 * (s.cosmology.Om0 * (1 + s.z_lens) ** 3 + 1 - s.cosmology.Om0)
+    d, z, H0, Om0 = place
+    h2 = (H0 / 100) ** 2 * (Om0 * (1 + z) ** 3 + 1 - Om0)
     critical = 277.54 * h2  # Msun/kpc³
-    slope = -0.101 + 0.026 * s.z_lens
-    at_1e12 = 0.520 + 0.385 * float(np.exp(-0.617 * s.z_lens**1.21))
-    c = 10 ** (at_1e12 + slope * (log10_mass + np.log10(s.cosmology.H0 / 100) - 12))
+    slope = -0.101 + 0.026 * z
+    at_1e12 = 0.520 + 0.385 * float(np.exp(-0.617 * z**1.21))
+    c = 10 ** (at_1e12 + slope * (log10_mass + np.log10(H0 / 100) - 12))
     R_s = (10**log10_mass / (200 * critical * 4 / 3 * np.pi)) ** (1 / 3) / c  # kpc
     rho = 200 / 3 * critical * c**3 / (torch.log1p(c) - c / (1 + c))
     # α(R_s) = 4 ρ_s R_s² (1 + ln ½)/Σ_cr (Wright & Brainerd 2000), in arcsec
@@ -215,4 +228,4 @@ def _tnfw(log10_mass: Tensor, world: World) -> Values:
     return {"R_s": R_s / d.kpc_per_arcsec, "alpha_Rs": alpha, "r_trunc": trunc / d.kpc_per_arcsec}
 
 
-SUBHALO_PROFILES: dict[str, Callable[[Tensor, World], Values]] = {"point_mass": _point_mass, "tnfw": _tnfw}
+SUBHALO_PROFILES: dict[str, Callable[[Tensor, Place], Values]] = {"point_mass": _point_mass, "tnfw": _tnfw}

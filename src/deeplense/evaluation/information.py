@@ -205,10 +205,13 @@ def bound_subhalo_mass(
     return _bounds(world, models, SUBHALO[0], log10_mass)
 
 
+KEPT = ("lens", "source", "lens_light", "z_lens", "z_source")  # truths that are not of the dark matter
+
+
 def smooth(scene: Scene) -> Scene:
     """Without its dark matter."""
     kept = [c for c in scene.mass if c.profile in MACRO]
-    truth = {k: v for k, v in scene.truth.items() if k.partition(".")[0] in ("lens", "source", "lens_light")}
+    truth = {k: v for k, v in scene.truth.items() if k.partition(".")[0] in KEPT}
     return dataclasses.replace(scene, mass=kept, truth=truth)
 
 

@@ -8,50 +8,64 @@ from functools import lru_cache
 import numpy as np
 from astropy import constants, units
 from astropy.cosmology import FlatLambdaCDM
+from numpy.typing import NDArray
 
 ARCSEC = float((1 * units.arcsec).to(units.rad).value)
 G_OVER_C2 = float((constants.G / constants.c**2).to(units.Mpc / units.Msun).value)  # Mpc / Msun
 
 
+Length = float | NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Distances:
-    """Angular-diameter distances [Mpc] to lens, source, and from lens to source."""
+    """Angular-diameter distances [Mpc] to lens, source, and from lens to source; numbers or arrays of one shape."""
 
-    D_l: float
-    D_s: float
-    D_ls: float
+    D_l: Length
+    D_s: Length
+    D_ls: Length
 
     @property
-    def sigma_cr(self) -> float:
+    def sigma_cr(self) -> Length:
         """Critical surface density c²/(4πG) · D_s/(D_l D_ls) [Msun/kpc²]."""
         return self.D_s / (4 * np.pi * G_OVER_C2 * self.D_l * self.D_ls) / 1e6
 
     @property
-    def kpc_per_arcsec(self) -> float:
+    def kpc_per_arcsec(self) -> Length:
         """Proper length at the lens of one arcsec [kpc]."""
         return self.D_l * 1e3 * ARCSEC
 
     @property
-    def theta_E2_per_mass(self) -> float:
+    def theta_E2_per_mass(self) -> Length:
         """θ_E²/M = 4G/c² · D_ls/(D_l D_s) [arcsec²/Msun]."""
         return 4 * G_OVER_C2 * self.D_ls / (self.D_l * self.D_s) / ARCSEC**2
 
+    def like(self, array: NDArray[np.float64]) -> Distances:
+        """The same as arrays of this shape."""
+        made = (np.reshape(d, array.shape) if np.size(d) > 1 else np.full(array.shape, d) for d in self._all())
+        return Distances(*made)
 
-@lru_cache
-def distances(z_lens: float, z_source: float, H0: float = 70.0, Om0: float = 0.3, Ob0: float = 0.05) -> Distances:
+    def __getitem__(self, row: int) -> Distances:
+        """One of them."""
+        return Distances(*(float(np.ravel(d)[row]) for d in self._all()))
+
+    def _all(self) -> tuple[Length, Length, Length]:
+        return self.D_l, self.D_s, self.D_ls
+
+
+def distances(z_lens: Length, z_source: Length, H0: float = 70.0, Om0: float = 0.3, Ob0: float = 0.05) -> Distances:
     """Angular-diameter distances, D_ls from z_lens to z_source (not a difference).
 
     Raises:
         ValueError: z_source ≤ z_lens or z_lens ≤ 0.
     """
     cosmology = _cosmology(z_lens, z_source, H0, Om0, Ob0)
-    D_l, D_s = (float(cosmology.angular_diameter_distance(z).value) for z in (z_lens, z_source))
-    return Distances(D_l, D_s, float(cosmology.angular_diameter_distance(z_lens, z_source).value))
+    D_l, D_s = (_value(cosmology.angular_diameter_distance(z)) for z in (z_lens, z_source))
+    return Distances(D_l, D_s, _value(cosmology.angular_diameter_distance(z_lens, z_source)))
 
 
-@lru_cache
 def luminosity_distances(
-    z_lens: float, z_source: float, H0: float = 70.0, Om0: float = 0.3, Ob0: float = 0.05
+    z_lens: Length, z_source: Length, H0: float = 70.0, Om0: float = 0.3, Ob0: float = 0.05
 ) -> Distances:
     """The distances that DeepLenseSim uses: luminosity distances, D_ls = D_s − D_l. Wrong; only for `legacy/` recipes.
 
@@ -59,21 +73,31 @@ def luminosity_distances(
         ValueError: z_source ≤ z_lens or z_lens ≤ 0.
     """
     cosmology = _cosmology(z_lens, z_source, H0, Om0, Ob0)
-    D_l, D_s = (float(cosmology.luminosity_distance(z).value) for z in (z_lens, z_source))
+    D_l, D_s = (_value(cosmology.luminosity_distance(z)) for z in (z_lens, z_source))
     return Distances(D_l, D_s, D_s - D_l)
 
 
-def theta_E(mass: float, d: Distances) -> float:
+def theta_E(mass: Length, d: Distances) -> Length:
     """Einstein radius [arcsec] of a mass [Msun]: sqrt(4GM/c² · D_ls/(D_l D_s))."""
-    return float(np.sqrt(mass * d.theta_E2_per_mass))
+    return (mass * d.theta_E2_per_mass) ** 0.5
 
 
-def mass(theta_E: float, d: Distances) -> float:
+def mass(theta_E: Length, d: Distances) -> Length:
     """Mass [Msun] inside an Einstein radius [arcsec]; the inverse of `theta_E`."""
     return theta_E**2 / d.theta_E2_per_mass
 
 
-def _cosmology(z_lens: float, z_source: float, H0: float, Om0: float, Ob0: float) -> FlatLambdaCDM:
-    if not 0 < z_lens < z_source:
+def _value(distance: units.Quantity) -> Length:
+    value: Length = distance.to_value(units.Mpc)
+    return value if np.ndim(value) else float(value)
+
+
+def _cosmology(z_lens: Length, z_source: Length, H0: float, Om0: float, Ob0: float) -> FlatLambdaCDM:
+    if not (np.all(np.less(0, z_lens)) and np.all(np.less(z_lens, z_source))):
         raise ValueError(f"need 0 < z_lens < z_source, but z_lens = {z_lens} and z_source = {z_source}")
+    return _flat(H0, Om0, Ob0)
+
+
+@lru_cache
+def _flat(H0: float, Om0: float, Ob0: float) -> FlatLambdaCDM:
     return FlatLambdaCDM(H0=H0, Om0=Om0, Ob0=Ob0)

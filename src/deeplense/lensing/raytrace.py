@@ -12,6 +12,7 @@ from torch import Tensor
 from deeplense.lensing.light import LIGHT
 from deeplense.lensing.mass import MASS, Deflection
 
+CENTER = ("center_x", "center_y")
 CHUNK = 1 << 18  # elements of a temporary: small enough for a core's cache, large enough to amortise calls
 COMPILE = False  # fuse the sum over circular deflectors with `torch.compile`: 3-4 times as fast for hundreds of halos
 FUSED = 1 << 24  # elements summed in one compiled call, which holds no temporary but where a profile breaks the graph
@@ -25,20 +26,32 @@ class Component:
         profile: key of `MASS` or `LIGHT`.
         params: name -> (B, N).
         mask: (B, N) bool, False where the array is padding; None when nothing is.
+        mesh: an image may sum them on a mass grid (`mesh.py`).
     """
 
     profile: str
     params: dict[str, Tensor]
     mask: Tensor | None = None
+    mesh: bool = False
 
     def __getitem__(self, rows: slice | Tensor) -> Component:
         mask = None if self.mask is None else self.mask[rows]
-        return Component(self.profile, {k: v[rows] for k, v in self.params.items()}, mask)
+        return Component(self.profile, {k: v[rows] for k, v in self.params.items()}, mask, self.mesh)
+
+    def only(self, keep: Tensor, mesh: bool = False) -> Component:
+        """Those where `keep` (B, N) is true, moved together so that the array is as short as it can be."""
+        keep = keep if self.mask is None else keep & self.mask
+        longest = max(1, int(keep.sum(1).max())) if len(keep) else 1
+        order = torch.argsort(~keep, dim=1, stable=True)[:, :longest]
+        params = {k: v.gather(1, order) for k, v in self.params.items()}
+        return Component(self.profile, params, keep.gather(1, order), mesh)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Component:
-        """Move and cast the parameters."""
+        """Move and cast the parameters; centres of circular deflectors stay in float64, see `deflection`."""
         mask = None if self.mask is None else self.mask.to(device)
-        return Component(self.profile, {k: v.to(device, dtype) for k, v in self.params.items()}, mask)
+        exact = self.profile in MASS and MASS[self.profile].circular and torch.device(device).type != "mps"
+        kinds = {k: torch.float64 if exact and k in CENTER else dtype for k in self.params}
+        return Component(self.profile, {k: v.to(device, kinds[k]) for k, v in self.params.items()}, mask, self.mesh)
 
     def chunks(self, pixels: int, most: int | None = None) -> Iterator[Component]:
         """Slices along N whose (B, n, pixels) temporaries hold at most `most` elements, `CHUNK` by default."""
@@ -54,7 +67,9 @@ def deflection(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
     """α summed over all deflectors.
 
     Args:
-        x, y: (B, H, W), or anything that broadcasts to it: a row (1, 1, W) and a column (1, H, 1) save work.
+        x, y: (B, H, W), or anything that broadcasts to it: a row (1, 1, W) and a column (1, H, 1) save work. They may
+            be in float64 where the parameters are in float32: then distances from the centres of circular deflectors
+            are taken before they are rounded, and keep their digits next to a point mass.
         mass: components with B images each.
 
     Returns:
@@ -62,7 +77,10 @@ def deflection(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
     """
     batch = next(iter(mass[0].params.values())).shape[0] if mass else x.shape[0]
     shape = _shape((batch, 1, 1), x.shape, y.shape)
-    alpha_x, alpha_y = x.new_zeros(shape), x.new_zeros(shape)
+    strengths = [c.params[MASS[c.profile].strength[0]] for c in mass]
+    dtype = strengths[0].dtype if strengths else x.dtype
+    alpha_x, alpha_y = (torch.zeros(shape, device=x.device, dtype=dtype) for _ in range(2))
+    rounded = x[:, None].to(dtype), y[:, None].to(dtype)
     for component in mass:
         profile = MASS[component.profile]
         fused = COMPILE and profile.circular and not any(v.requires_grad for v in (x, y, *component.params.values()))
@@ -71,14 +89,17 @@ def deflection(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
             if part.mask is not None:
                 params |= {name: params[name] * part.mask for name in profile.strength}
             single = {k: v[..., None, None] for k, v in params.items()}
-            if fused:
-                ax, ay = _fused(component.profile)(x[:, None], y[:, None], single)
-                alpha_x += ax
-                alpha_y += ay
-            elif profile.circular:
-                _add_circular(alpha_x, alpha_y, x[:, None], y[:, None], profile.function, single)
+            if profile.circular:
+                dx, dy = (c[:, None] - single.pop(name) for c, name in zip((x, y), CENTER, strict=True))
+                offsets = dx.to(dtype), dy.to(dtype)
+                if fused:
+                    ax, ay = _fused(component.profile)(*offsets, single)
+                    alpha_x += ax
+                    alpha_y += ay
+                else:
+                    _add_circular(alpha_x, alpha_y, *offsets, profile.function, single)
             else:
-                ax, ay = profile.function(x[:, None], y[:, None], **single)
+                ax, ay = profile.function(*rounded, **single)
                 alpha_x += ax[:, 0] if ax.shape[1] == 1 else ax.sum(1)
                 alpha_y += ay[:, 0] if ay.shape[1] == 1 else ay.sum(1)
     return alpha_x, alpha_y
@@ -87,15 +108,13 @@ def deflection(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
 def _add_circular(
     alpha_x: Tensor,
     alpha_y: Tensor,
-    x: Tensor,
-    y: Tensor,
+    dx: Tensor,
+    dy: Tensor,
     function: Callable[..., Tensor],
     params: dict[str, Tensor],
 ) -> None:
     """α += Σ weight(r²)·(dx, dy), with as few passes over the pixels as torch allows."""
-    params = dict(params)
-    dx, dy = x - params.pop("center_x"), y - params.pop("center_y")
-    weight = function(dx * dx + (dy * dy + torch.finfo(x.dtype).tiny), **params)
+    weight = function(dx * dx + (dy * dy + torch.finfo(dx.dtype).tiny), **params)
     for n in range(weight.shape[1]):
         alpha_x.addcmul_(weight[:, n], dx[:, n])
         alpha_y.addcmul_(weight[:, n], dy[:, n])
@@ -106,10 +125,8 @@ def _fused(name: str) -> Callable[[Tensor, Tensor, dict[str, Tensor]], Deflectio
     """Σ weight(r²)·(dx, dy) as one loop over pixels and deflectors."""
     function = MASS[name].function
 
-    def total(x: Tensor, y: Tensor, params: dict[str, Tensor]) -> Deflection:
-        params = dict(params)
-        dx, dy = x - params.pop("center_x"), y - params.pop("center_y")
-        weight = function(dx * dx + (dy * dy + torch.finfo(x.dtype).tiny), **params)
+    def total(dx: Tensor, dy: Tensor, params: dict[str, Tensor]) -> Deflection:
+        weight = function(dx * dx + (dy * dy + torch.finfo(dx.dtype).tiny), **params)
         return (weight * dx).sum(1), (weight * dy).sum(1)
 
     # dynamic: the number of halos differs from block to block, and compiling takes ten seconds

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deeplense import rng
 from deeplense.lensing import raytrace
+from deeplense.lensing.mesh import mesh_for
 from deeplense.sim.instrument import Instrument
 from deeplense.sim.scene import Scene
 
@@ -52,8 +53,14 @@ def unblurred(scene: Scene, size: int, pixel_scale: float, supersampling: int = 
 
 def _surface(scene: Scene, size: int, pixel_scale: float, supersampling: int) -> Tensor:
     scale = scene.deflection_scale
-    x, y = raytrace.grid(size * supersampling, pixel_scale / supersampling, scale.device, scale.dtype)
-    alpha_x, alpha_y = raytrace.deflection(x, y, scene.mass)
+    precise = scale.dtype if scale.device.type == "mps" else torch.float64
+    x, y = raytrace.grid(size * supersampling, pixel_scale / supersampling, scale.device, precise)
+    alpha_x, alpha_y = raytrace.deflection(x, y, [c for c in scene.mass if not c.mesh])
+    for light in (c for c in scene.mass if c.mesh):
+        grid = mesh_for(light.profile, x.shape[-1], pixel_scale / supersampling, scale.device, scale.dtype)
+        more_x, more_y = grid.deflection(light.params, light.mask)
+        alpha_x, alpha_y = alpha_x + more_x, alpha_y + more_y
+    x, y = x.to(scale.dtype), y.to(scale.dtype)
     if bool((scale != 1).any()):
         alpha_x, alpha_y = alpha_x * scale[:, None, None], alpha_y * scale[:, None, None]
     total = raytrace.brightness(x - alpha_x, y - alpha_y, scene.source)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+from scipy import stats
 
 from deeplense import config
 from deeplense.errors import UserError
@@ -20,11 +21,12 @@ Array = NDArray[np.float64]
 
 
 class Kind(NamedTuple):
-    """Names of the arguments, a check that returns what is wrong (or ''), and the draw."""
+    """Names of the arguments, a check that returns what is wrong (or ''), the draw, and what it cannot leave."""
 
     arguments: tuple[str, ...]
     check: Callable[..., str]
     draw: Callable[..., Array]
+    bounds: Callable[..., tuple[float, float]] = lambda low, high, *_: (low, high)
 
 
 def power_law(rng: Generator, shape: tuple[int, ...], low: float, high: float, slope: float) -> Array:
@@ -48,6 +50,17 @@ def _positive(low: float, high: float, *_: float) -> str:
     return _ordered(low, high) or ("" if low > 0 else f"low {low:g} must be positive")
 
 
+def _truncated(mean: float, sigma: float, low: float, high: float) -> str:
+    return _ordered(low, high) or ("" if sigma > 0 else f"sigma {sigma:g} must be positive")
+
+
+def truncated_normal(
+    rng: Generator, shape: tuple[int, ...], mean: float, sigma: float, low: float, high: float
+) -> Array:
+    """Normal within [low, high], by inversion of the cumulative distribution."""
+    return np.asarray(stats.truncnorm.ppf(rng.random(shape), (low - mean) / sigma, (high - mean) / sigma, mean, sigma))
+
+
 PRIORS: dict[str, Kind] = {
     "uniform": Kind(("low", "high"), _ordered, lambda rng, shape, low, high: rng.uniform(low, high, shape)),
     "log_uniform": Kind(
@@ -59,12 +72,17 @@ PRIORS: dict[str, Kind] = {
         ("mean", "sigma"),
         lambda mean, sigma: "" if sigma > 0 else f"sigma {sigma:g} must be positive",
         lambda rng, shape, mean, sigma: rng.normal(mean, sigma, shape),
+        lambda *_: (-np.inf, np.inf),
+    ),
+    "truncated_normal": Kind(
+        ("mean", "sigma", "low", "high"), _truncated, truncated_normal, lambda mean, sigma, low, high: (low, high)
     ),
     "power_law": Kind(("low", "high", "slope"), _positive, power_law),
     "poisson": Kind(
         ("mean",),
         lambda mean: "" if mean >= 0 else f"mean {mean:g} must not be negative",
         lambda rng, shape, mean: rng.poisson(mean, shape).astype(float),
+        lambda mean: (0.0, np.inf),
     ),
 }
 
@@ -103,6 +121,11 @@ class Prior:
     @property
     def constant(self) -> bool:
         return self.kind == "constant"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What no draw leaves."""
+        return (self.arguments[0],) * 2 if self.constant else PRIORS[self.kind].bounds(*self.arguments)
 
     def sample(self, rng: Generator, shape: tuple[int, ...]) -> Array:
         """Draws of the given shape, float64; a constant uses no randomness."""

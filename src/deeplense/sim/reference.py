@@ -5,6 +5,7 @@ Needs `pip install deeplense[reference]`. One image at a time and far slower tha
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deeplense.errors import UserError
+from deeplense.lensing import raytrace
 from deeplense.lensing.mass import MASS as PROFILES
 from deeplense.lensing.raytrace import Component
 from deeplense.sim.instrument import Instrument
@@ -73,6 +75,7 @@ MASS: dict[str, tuple[str, Callable[[Params], Params]]] = {
     "tnfw": ("TNFW", _halo),
     "cnfw": ("CNFW", _halo),
     "soliton": ("ULDM", _as_is),
+    **{name: ("POINT_MASS", _as_is) for name in ("square_sheet", "plane_wave", "ctnfw")},  # replaced by `Own`
 }
 LIGHT = {"sersic": "SERSIC_ELLIPSE"}
 
@@ -94,6 +97,25 @@ class LineMass:
         z = ((x - center_x) + 1j * (y - center_y)) / turn
         alpha = np.conj(theta_E2 / (2 * half_length) * np.log((z + half_length) / (z - half_length))) * turn
         return alpha.real, alpha.imag
+
+
+class Own:
+    """Our own deflector for lenstronomy, which has none like it."""
+
+    def __init__(self, profile: str) -> None:
+        self.profile = profile
+
+    def derivatives(self, x: Any, y: Any, **params: float) -> tuple[Any, Any]:
+        at = [torch.from_numpy(np.atleast_1d(v).astype(np.float64))[None, None] for v in (x, y)]
+        one = {k: torch.full((1, 1), v, dtype=torch.float64) for k, v in params.items()}
+        alpha = raytrace.deflection(*at, [Component(self.profile, one)])
+        return tuple(a.numpy().reshape(np.shape(x)) for a in alpha)
+
+
+REPLACED: dict[str, Callable[[], Any]] = {
+    "line_mass": LineMass,
+    **{name: functools.partial(Own, name) for name in ("square_sheet", "plane_wave", "ctnfw")},
+}
 
 
 def render(
@@ -159,12 +181,12 @@ def _render_one(
 def _lens_model(scene: Scene, row: int) -> tuple[Any, list[dict[str, float]]]:
     names: list[str] = []
     kwargs: list[dict[str, float]] = []
-    lines: list[int] = []
+    replaced: dict[int, Any] = {}
     scale = float(scene.deflection_scale[row])
     for component in scene.mass:
         for params in _profiles(component, row):
-            if component.profile == "line_mass":
-                lines.append(len(names))
+            if component.profile in REPLACED:
+                replaced[len(names)] = REPLACED[component.profile]()
             for strength in PROFILES[component.profile].strength:
                 # every strength is linear in α, but for θ_E of a power law
                 power = 1 / (params["gamma"] - 1) if component.profile == "epl" else 1.0
@@ -173,8 +195,8 @@ def _lens_model(scene: Scene, row: int) -> tuple[Any, list[dict[str, float]]]:
             names.append(name)
             kwargs.append(convert(params))
     model = LensModel(names)
-    for position in lines:
-        model.lens_model.func_list[position] = LineMass()
+    for position, profile in replaced.items():
+        model.lens_model.func_list[position] = profile
     return model, kwargs
 
 

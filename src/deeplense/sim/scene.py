@@ -21,6 +21,7 @@ class Scene:
         label: index of the class.
         index: (B,) int64, position in the stream of scenes.
         truth: name -> (B,) float64, the parameters drawn.
+        halos: every halo's row (`HALO_COLUMNS`), for the record; None where there are none.
     """
 
     mass: list[Component]
@@ -31,6 +32,7 @@ class Scene:
     label: int
     index: Tensor
     truth: dict[str, Tensor]
+    halos: Component | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -45,6 +47,7 @@ class Scene:
             self.label,
             self.index[rows],
             {k: v[rows] for k, v in self.truth.items()},
+            self.halos and self.halos[rows],
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Scene:
@@ -58,4 +61,5 @@ class Scene:
             self.label,
             self.index,
             self.truth,
+            self.halos,
         )

@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from deeplense import config, recipe, rng
 from deeplense.errors import UserError
 from deeplense.lensing import cosmology
+from deeplense.lensing.cosmology import Distances
 from deeplense.lensing.light import sersic_flux
+from deeplense.lensing.mesh import split
 from deeplense.lensing.raytrace import Component
 from deeplense.sim.instrument import INSTRUMENTS, Instrument
+from deeplense.sim.macro import macro_lens, match_mass
 from deeplense.sim.priors import Prior
 from deeplense.sim.scene import Scene
-from deeplense.sim.substructure import POPULATIONS, Truth
+from deeplense.sim.substructure import POPULATIONS, Host, Substructure, Truth
+from deeplense.sim.substructure.base import tensors
 
 PYHALO = (
     69.7,
@@ -50,20 +53,17 @@ class World:
             "simulation.supersampling",
             f"{s.supersampling} is not 1, 2, 3 or 4",
         )
-        _check(
-            0 < s.z_lens < s.z_source,
-            "simulation.z_source",
-            f"need 0 < z_lens ({s.z_lens}) < z_source ({s.z_source})",
-        )
-        _check(
-            s.z_source_convention is None or s.z_source_convention > s.z_lens,
-            "simulation.z_source_convention",
-            f"{s.z_source_convention} is not beyond z_lens ({s.z_lens})",
-        )
         _check(s.cosmology.H0 > 0, "simulation.cosmology.H0", f"{s.cosmology.H0} must be positive")
         _check(0 < s.cosmology.Om0 <= 1, "simulation.cosmology.Om0", f"{s.cosmology.Om0} must lie in (0, 1]")
-        make = {"angular_diameter": cosmology.distances, "luminosity": cosmology.luminosity_distances}
-        self.distances = make[s.cosmology.distances](s.z_lens, s.z_source, s.cosmology.H0, s.cosmology.Om0)
+        self._redshifts = [
+            Prior.parse(z, f"simulation.{k}") for k, z in (("z_lens", s.z_lens), ("z_source", s.z_source))
+        ]
+        (nearest, farthest), (source, _) = (z.bounds for z in self._redshifts)
+        _check(
+            nearest > 0 and farthest < source,
+            "simulation.z_source",
+            f"need 0 < z_lens < z_source always, but z_lens reaches {farthest:g} and z_source {source:g}",
+        )
         self.deflection_scale = self._deflection_scale()
         self._lens = _priors(s.lens, "simulation.lens")
         self._source = _priors(s.source, "simulation.source")
@@ -103,12 +103,15 @@ class World:
             # drawn for the whole block, so that a shorter last block begins as a whole one would
             rows = np.flatnonzero(labels == label)
             drawn = {k: v[rows] for k, v in macro.items()}
-            sub = population.sample(
-                len(rows), rng.generator(seed, f"{stream}/substructure", block, label), self.distances
-            )
-            scene = self._scene(drawn, sub.mass, {**drawn, **sub.truth}, label, index[rows])
+            host = self._host(drawn)
+            sub = population.sample(rng.generator(seed, f"{stream}/substructure", block, label), host)
+            scene = self._scene(drawn, sub, label, index[rows])
             scenes.append(scene[: int((rows < n).sum())])
         return [s for s in scenes if len(s)]
+
+    def distances_of(self, scene: Scene) -> Distances:
+        """(B,) distances of a scene's lenses."""
+        return self._distances({k: scene.truth[k].numpy() for k in ("z_lens", "z_source")})
 
     def truth_row(self, scene: Scene) -> NDArray[np.float64]:
         """(B, P) values of `truth`, NaN where a parameter does not apply."""
@@ -128,23 +131,46 @@ class World:
         ):
             drawn |= {f"{prefix}.{k}": p.sample(generator, shape) for k, p in priors.items()}
         drawn["exposure_time"] = self._exposure.sample(generator, shape)
+        drawn["z_lens"], drawn["z_source"] = (p.sample(generator, shape) for p in self._redshifts)
         _check_drawn(drawn)
         if "lens.mass" in drawn:
-            drawn["lens.theta_E"] = np.sqrt(drawn["lens.mass"] * self.distances.theta_E2_per_mass)
+            drawn["lens.theta_E"] = np.sqrt(drawn["lens.mass"] * self._distances(drawn).theta_E2_per_mass)
         return drawn
 
-    def _scene(self, drawn: Drawn, sub: list[Component], truth: Drawn, label: int, index: NDArray[np.int64]) -> Scene:
-        def column(name: str) -> Tensor:
-            return torch.from_numpy(drawn[name])[:, None]
+    def _distances(self, drawn: Drawn) -> Distances:
+        """Arrays like the redshifts."""
+        c = self.simulation.cosmology
+        make = {"angular_diameter": cosmology.distances, "luminosity": cosmology.luminosity_distances}[c.distances]
+        redshifts = drawn["z_lens"], drawn["z_source"]
+        if all(prior.constant for prior in self._redshifts) and len(redshifts[0]):
+            found = make(float(redshifts[0][0]), float(redshifts[1][0]), c.H0, c.Om0)
+            return found.like(redshifts[0])
+        return make(*redshifts, c.H0, c.Om0)
 
-        center = {"center_x": column("lens.center_x"), "center_y": column("lens.center_y")}
-        sie = Component("sie", {k: column(f"lens.{k}") for k in ("theta_E", "e1", "e2")} | center)
-        shear = Component("shear", {k: column(f"lens.{k}") for k in ("gamma1", "gamma2")})
+    def _host(self, drawn: Drawn) -> Host:
+        columns = {k: v[:, None] for k, v in drawn.items()}
+        c = self.simulation.cosmology
+        return Host(
+            columns["z_lens"],
+            columns["z_source"],
+            self._distances(drawn).like(columns["z_lens"]),
+            columns["lens.theta_E"],
+            columns["lens.center_x"],
+            columns["lens.center_y"],
+            self.size * self.pixel_scale / 2,
+            c.H0,
+            c.Om0,
+        )
+
+    def _scene(self, drawn: Drawn, sub: Substructure, label: int, index: NDArray[np.int64]) -> Scene:
+        truth = {**drawn, **sub.truth}
+        if self.simulation.match_mass:
+            drawn = drawn | {"lens.theta_E": match_mass(drawn, sub.mass)}
         light = {"source": self._light(drawn, "source"), "lens_light": None}
         if self._lens_light:
             light["lens_light"] = self._light(drawn, "lens_light")
         return Scene(
-            mass=[sie, shear, *sub],
+            mass=[*macro_lens(drawn), *(part for c in sub.mass for part in split(c, self.simulation.mesh_below))],
             source=[light["source"]] if light["source"] else [],
             lens_light=[light["lens_light"]] if light["lens_light"] else [],
             deflection_scale=torch.full((len(index),), self.deflection_scale, dtype=torch.float64),
@@ -152,6 +178,7 @@ class World:
             label=label,
             index=torch.from_numpy(index),
             truth={k: torch.from_numpy(np.asarray(v, dtype=np.float64)) for k, v in truth.items()},
+            halos=_halos(sub),
         )
 
     def _light(self, drawn: Drawn, which: str) -> Component:
@@ -170,8 +197,14 @@ class World:
         s = self.simulation
         if s.z_source_convention is None or s.z_source_convention == s.z_source:
             return 1.0
-        here, there = (cosmology.distances(s.z_lens, z, *PYHALO) for z in (s.z_source, s.z_source_convention))
-        return (here.D_ls / here.D_s) / (there.D_ls / there.D_s)
+        where = "simulation.z_source_convention"
+        _check(
+            all(z.constant for z in self._redshifts), where, "a fault of fixed redshifts; leave it out where they vary"
+        )
+        z_lens, z_source = (z.arguments[0] for z in self._redshifts)
+        _check(s.z_source_convention > z_lens, where, f"{s.z_source_convention} is not beyond z_lens ({z_lens})")
+        here, there = (cosmology.distances(z_lens, z, *PYHALO) for z in (z_source, s.z_source_convention))
+        return float((here.D_ls / here.D_s) / (there.D_ls / there.D_s))
 
     def _truths(self) -> list[Truth]:
         units = {"theta_E": "arcsec", "center_x": "arcsec", "center_y": "arcsec", "R_sersic": "arcsec",
@@ -190,8 +223,10 @@ class World:
             for name, prior in priors.items():
                 if not prior.constant:
                     found.append(Truth(f"{prefix}.{name}", units.get(name, ""), getattr(specs[prefix], name)))
-        if not self._exposure.constant:
-            found.append(Truth("exposure_time", "s", self.simulation.exposure_time))
+        s = self.simulation
+        more = {"exposure_time": ("s", s.exposure_time, self._exposure)}
+        more |= {k: ("", getattr(s, k), p) for k, p in zip(("z_lens", "z_source"), self._redshifts, strict=True)}
+        found += [Truth(k, unit, spec) for k, (unit, spec, prior) in more.items() if not prior.constant]
         for population in self._populations:
             found += [t for t in population.truth() if t.name not in {f.name for f in found}]
         return found
@@ -203,6 +238,13 @@ def _population(name: str, spec: dict[str, Any]) -> Any:
         raise UserError(f"{where} needs a 'population'; {config.nearest('population', POPULATIONS)}")
     cls = config.lookup(POPULATIONS, str(spec["population"]), "population")
     return config.build(cls, {k: v for k, v in spec.items() if k != "population"}, where)
+
+
+def _halos(sub: Substructure) -> Component | None:
+    """The halos' rows, which no ray shooter sees."""
+    if sub.halos is None:
+        return None
+    return Component("halo", tensors(sub.halos.columns), torch.from_numpy(sub.halos.mask))
 
 
 def _priors(section: Any, where: str) -> dict[str, Prior]:

@@ -29,13 +29,9 @@ def _mean(X: Tensor, b: Tensor) -> Tensor:
     almost = (b - 1).abs() < ALMOST
     safe = torch.where(almost, torch.full_like(b, 0.5), b)
     mean = _closed(X, safe)
-    return torch.where(almost, _integral(X, b), mean) if _some(almost) else mean
-
-
-# a compiled graph breaks here, and goes on without the integral's six nodes where no halo needs them
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _some(mask: Tensor) -> bool:
-    return bool(mask.any())
+    if torch.compiler.is_compiling() or bool(almost.any()):  # a compiled graph cannot ask
+        return torch.where(almost, _integral(X, b), mean)
+    return mean
 
 
 def _closed(X: Tensor, b: Tensor) -> Tensor:

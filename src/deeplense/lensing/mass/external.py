@@ -1,7 +1,8 @@
-"""What lies outside the image: shear and a uniform sheet."""
+"""What lies outside the image, or all over it: shear and uniform sheets."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from deeplense.lensing.mass.profile import Deflection
@@ -17,3 +18,24 @@ def mass_sheet(x: Tensor, y: Tensor, kappa: Tensor, center_x: Tensor, center_y: 
     # expanded, because a row of x alone would give α_x the shape of a row
     dx, dy = (x - center_x) + 0 * y, (y - center_y) + 0 * x
     return kappa * dx, kappa * dy
+
+
+def square_sheet(
+    x: Tensor, y: Tensor, kappa: Tensor, half_width: Tensor, center_x: Tensor, center_y: Tensor
+) -> Deflection:
+    """Uniform convergence inside a square, none outside: minus the mean of halos that fill an image.
+
+    α_x = κ/π Σ ± H(u, w) over the corners, u = x − x_c ± a, w = y − y_c ± a, H = ½ w ln(u² + w²) + u atan(w/u): the
+    integral of the point mass over the square.
+    """
+    dx, dy = (x - center_x) + 0 * y, (y - center_y) + 0 * x
+    u, w = (dx + half_width, dx - half_width), (dy + half_width, dy - half_width)
+    alpha_x = _corner(u[0], w[0]) - _corner(u[0], w[1]) - _corner(u[1], w[0]) + _corner(u[1], w[1])
+    alpha_y = _corner(w[0], u[0]) - _corner(w[0], u[1]) - _corner(w[1], u[0]) + _corner(w[1], u[1])
+    return kappa / torch.pi * alpha_x, kappa / torch.pi * alpha_y
+
+
+def _corner(u: Tensor, w: Tensor) -> Tensor:
+    tiny = torch.finfo(u.dtype).tiny
+    # u atan(w/u) is even in u and 0 at u = 0
+    return 0.5 * w * torch.log(u * u + w * w + tiny) + u.abs() * torch.atan2(w, u.abs() + tiny)

@@ -46,3 +46,12 @@ def tnfw(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor, r_trunc: Tensor) -> Tensor:
     rest = (B * (-c / tau)).addcmul_(beyond + (tau - 1), y, value=2 * HALF_PI)
     total = torch.lerp(near, far, outside(X)).addcmul_(inverse_D, rest).addcmul_(ratio, A, value=-1)
     return total * (alpha_Rs / (R_s * G_AT_R_S) * t2 / (t2 + 1) ** 2)
+
+
+def ctnfw(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor, r_trunc: Tensor, r_core: Tensor) -> Tensor:
+    """`tnfw` with a core: its deflection α/r at √(r² + r_core²). Returns α/r.
+
+    The projected mass r²/(r² + r_core²) M(√(r² + r_core²)) grows as r² inside r_core and ends at the total mass of
+    the halo without a core, which the untruncated `cnfw` does not have. alpha_Rs is still that of the plain NFW halo.
+    """
+    return tnfw(r2 + r_core * r_core, R_s, alpha_Rs, r_trunc)

@@ -1,0 +1,88 @@
+"""What a population of dark structure gets and gives.
+
+To add one: a dataclass whose fields are its recipe parameters, with `truth` and `sample`, in a file of its own; one
+line in `POPULATIONS` (or `population: my_package.module:Class` in a recipe). The contract test runs over every entry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deeplense.lensing.cosmology import Distances
+from deeplense.lensing.raytrace import Component
+
+Array = NDArray[Any]
+
+
+class Truth(NamedTuple):
+    """A parameter that a population draws: name, unit, prior as in the recipe (None when it follows from others)."""
+
+    name: str
+    unit: str
+    prior: Any = None
+
+
+@dataclass(frozen=True)
+class Host:
+    """n lenses in which the structure lives; every array is (n, 1), so that it broadcasts over halos.
+
+    Attributes:
+        distances: angular-diameter distances [Mpc]. H0, Om0: of the cosmology.
+        theta_E: total Einstein radius [arcsec]. center_x, center_y: of the macro lens [arcsec].
+        half_width: of the image [arcsec], the same for all.
+    """
+
+    z_lens: Array
+    z_source: Array
+    distances: Distances
+    theta_E: Array
+    center_x: Array
+    center_y: Array
+    half_width: float
+    H0: float
+    Om0: float
+
+    def __len__(self) -> int:
+        return len(self.z_lens)
+
+
+HALO_COLUMNS = ("mass", "x", "y", "z", "concentration")  # Msun, arcsec, arcsec, redshift, of r200
+
+
+class Halos(NamedTuple):
+    """Every halo of n images, padded: column -> (n, N), and the mask (n, N), False where the array is padding."""
+
+    columns: dict[str, Array]
+    mask: NDArray[np.bool_]
+
+
+@dataclass
+class Substructure:
+    """Deflectors of n images; what was drawn, name -> (n,); and each halo's row, where there are halos."""
+
+    mass: list[Component]
+    truth: dict[str, Array] = field(default_factory=dict)
+    halos: Halos | None = None
+
+
+def tensors(arrays: dict[str, Array]) -> dict[str, torch.Tensor]:
+    """float64 tensors of the arrays."""
+    return {k: torch.from_numpy(np.ascontiguousarray(v, dtype=np.float64)) for k, v in arrays.items()}
+
+
+def log10_or_nan(x: Array) -> Array:
+    """log10, NaN where there is nothing."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(x > 0, np.log10(x), np.nan)
+
+
+def together(columns: dict[str, Array], exists: NDArray[np.bool_]) -> tuple[dict[str, Array], NDArray[np.bool_]]:
+    """Columns (n, N) with those that exist in front, as short as can be, and their mask."""
+    longest = max(1, int(exists.sum(1).max(initial=0)))
+    order = np.argsort(~exists, axis=1, kind="stable")[:, :longest]
+    return {k: np.take_along_axis(v, order, 1) for k, v in columns.items()}, np.take_along_axis(exists, order, 1)
