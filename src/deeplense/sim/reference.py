@@ -75,7 +75,7 @@ MASS: dict[str, tuple[str, Callable[[Params], Params]]] = {
     "tnfw": ("TNFW", _halo),
     "cnfw": ("CNFW", _halo),
     "soliton": ("ULDM", _as_is),
-    **{name: ("POINT_MASS", _as_is) for name in ("square_sheet", "plane_wave", "ctnfw")},  # replaced by `Own`
+    **dict.fromkeys(("square_sheet", "plane_wave", "ctnfw"), ("POINT_MASS", _as_is)),  # replaced by `Own`
 }
 LIGHT = {"sersic": "SERSIC_ELLIPSE"}
 
@@ -109,7 +109,8 @@ class Own:
         at = [torch.from_numpy(np.atleast_1d(v).astype(np.float64))[None, None] for v in (x, y)]
         one = {k: torch.full((1, 1), v, dtype=torch.float64) for k, v in params.items()}
         alpha = raytrace.deflection(*at, [Component(self.profile, one)])
-        return tuple(a.numpy().reshape(np.shape(x)) for a in alpha)
+        alpha_x, alpha_y = (a.numpy().reshape(np.shape(x)) for a in alpha)
+        return alpha_x, alpha_y
 
 
 REPLACED: dict[str, Callable[[], Any]] = {
