@@ -106,9 +106,9 @@ class Own:
         self.profile = profile
 
     def derivatives(self, x: Any, y: Any, **params: float) -> tuple[Any, Any]:
-        at = [torch.from_numpy(np.atleast_1d(v).astype(np.float64))[None, None] for v in (x, y)]
+        at_x, at_y = (torch.from_numpy(np.atleast_1d(v).astype(np.float64))[None, None] for v in (x, y))
         one = {k: torch.full((1, 1), v, dtype=torch.float64) for k, v in params.items()}
-        alpha = raytrace.deflection(*at, [Component(self.profile, one)])
+        alpha = raytrace.deflection(at_x, at_y, [Component(self.profile, one)])
         alpha_x, alpha_y = (a.numpy().reshape(np.shape(x)) for a in alpha)
         return alpha_x, alpha_y
 
