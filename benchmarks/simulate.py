@@ -15,7 +15,8 @@ import numpy as np
 import peers
 
 from deeplense import config
-from deeplense.data.generate import SHARD, Task, _start_worker, make_shard
+from deeplense.data.generate import SHARD, Task, make_shard
+from deeplense.data.pools import start_worker
 
 
 def theirs(kind: str, cached: bool, seed: int, n: int) -> int:
@@ -39,7 +40,7 @@ def our_rate(workers: int, shards: int) -> float:
     tree = config.to_tree(config.load_recipe("model_1"))
     with tempfile.TemporaryDirectory() as folder:
         tasks = [Task(tree, folder, "train", k, SHARD, "torch", "cpu") for k in range(shards + workers)]
-        with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
+        with ProcessPoolExecutor(workers, initializer=start_worker, initargs=(os.getpid(),)) as pool:
             list(pool.map(make_shard, tasks[:workers]))
             start = time.perf_counter()
             list(pool.map(make_shard, tasks[workers:]))

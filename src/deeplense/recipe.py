@@ -47,7 +47,10 @@ class Lens:
 
 @dataclass
 class Source:
-    """A Sérsic source. Give `amplitude` (at R_sersic, counts/s/arcsec^2) or `magnitude` (AB), not both."""
+    """A Sérsic galaxy, smooth or with clumps, or an image of one. Give `amplitude` or `magnitude` (AB), not both.
+
+    `amplitude` is the brightness at R_sersic [counts/s/arcsec^2]; of an image, the total flux [counts/s].
+    """
 
     amplitude: Prior | None = None
     magnitude: Prior | None = None
@@ -57,6 +60,20 @@ class Source:
     e2: Prior = 0.0
     center_x: Prior = 0.0
     center_y: Prior = 0.0
+    clumps: Prior = 0.0  # how many, rounded
+    clump_flux: Prior = 0.3  # their share of the galaxy's flux
+    clump_size: Prior = 0.1  # their R_sersic over the galaxy's
+    images: str | None = None  # a folder or file of galaxy images, drawn in place of the profile
+    image_width: Prior = 2.0  # arcsec, an image's longer side
+
+
+@dataclass
+class CosmicRays:
+    """Tracks that no rejection has found."""
+
+    rate: float = 1.0  # mean number in an image
+    length: Prior = field(default_factory=lambda: {"log_uniform": [1.0, 30.0]})  # pixels
+    flux: Prior = field(default_factory=lambda: {"log_uniform": [300.0, 30000.0]})  # electrons, of a whole track
 
 
 @dataclass
@@ -68,7 +85,12 @@ class Simulation:
     pixel_scale: float | None = None  # arcsec; the instrument's when not given
     exposure_time: Prior | None = None  # s; the instrument's total when not given
     supersampling: int = 1
+    # {gaussian: fwhm}, {moffat: [fwhm, beta]} (arcsec) or {kernels: folder}; the instrument's Gaussian when not given
+    psf: dict[str, Any] | None = None
     noise: Literal["once", "none", "doubled", "triple"] = "once"
+    correlated_noise: float = 0.0  # pixels over which the background's noise is alike, as after drizzling
+    cosmic_rays: CosmicRays | None = None
+    bad_pixels: float = 0.0  # share of the pixels that are NaN
     cosmology: Cosmology = field(default_factory=Cosmology)
     z_lens: Prior = 0.5
     z_source: Prior = 1.0
@@ -76,6 +98,7 @@ class Simulation:
     lens: Lens = field(default_factory=Lens)
     source: Source = field(default_factory=Source)
     lens_light: Source | None = None
+    lens_light_residual: Prior | None = None  # share that its subtraction leaves, of either sign; not subtracted: null
     match_mass: bool = False  # theta_E is that of macro lens and substructure together, so no class weighs more
     mesh_below: float = 0.0  # arcsec; halos that deflect less at R_s share a mass grid (0: all summed exactly)
     # class name -> {population: key of deeplense.sim.substructure.POPULATIONS, **its parameters}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -21,7 +22,7 @@ import pytest
 import torch
 
 from deeplense import cli, config
-from deeplense.data import generate, schema, store
+from deeplense.data import generate, pools, schema, store
 from deeplense.data.generate import simulate
 from deeplense.data.store import Dataset, validate
 from deeplense.errors import UserError
@@ -481,27 +482,23 @@ def test_a_worker_that_dies_is_told_in_one_line(tmp_path: Path, monkeypatch: pyt
     from concurrent.futures.process import BrokenProcessPool
 
     class Dying:
-        def __enter__(self) -> Dying:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-
         def submit(self, *_: object) -> Future[Any]:
             future: Future[Any] = Future()
             future.set_exception(BrokenProcessPool("A process in the process pool was terminated abruptly"))
             return future
 
-    monkeypatch.setattr(generate, "_executor", lambda *_: Dying())
+    dying = pools.Pool(Dying(), lambda: 2)  # type: ignore[arg-type]
+    monkeypatch.setattr(pools, "processes", lambda _: contextlib.nullcontext(dying))
     fails("o: a worker died, perhaps for lack of memory; run again with fewer --workers", tmp_path / "o", workers=2)
 
 
 def test_no_scheduler_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    distributed = pytest.importorskip("distributed")
+    pytest.importorskip("distributed")
     fails("--cluster nonsense://x: no Dask scheduler answers there", tmp_path / "a", cluster="nonsense://x")
-    client = distributed.Client
-    monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout="0.2s"))
+    monkeypatch.setattr(pools, "CONNECT", 0.3)
     address = "tcp://127.0.0.1:9"
     fails(f"--cluster {address}: no Dask scheduler answers there", tmp_path / "b", cluster=address)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dask_cluster_writes_the_same_bytes(

@@ -16,6 +16,12 @@ TABLE: dict[str, tuple[float, float, float, int, float, float, float, str]] = {
     "euclid_vis": (0.101, 25.72, 566, 4, 22.3, 4.2, 0.16, "0.0109"),
     "euclid_vis_1_9_2": (0.101, 24.0, 565, 4, 22.35, 4.2, 0.16, "0.0059"),
     "hst_f160w": (0.08, 25.96, 5400, 1, 22.3, 4.0, 0.08, "0.0059"),
+    "roman_f106": (0.11, 26.35, 107, 6, 22.99, 8.5, 0.087, "0.038"),
+    "roman_f129": (0.11, 26.35, 107, 6, 22.99, 8.5, 0.106, "0.038"),
+    "roman_f158": (0.11, 26.38, 107, 6, 23.10, 8.5, 0.128, "0.038"),
+    "lsst_g": (0.2, 28.30, 15, 200, 22.26, 10.0, 0.77, "0.075"),
+    "lsst_r": (0.2, 28.13, 15, 460, 21.2, 10.0, 0.73, "0.066"),
+    "lsst_i": (0.2, 27.79, 15, 460, 20.48, 10.0, 0.71, "0.076"),
 }
 
 
@@ -80,6 +86,21 @@ def test_counts_of_a_magnitude(magnitude: float) -> None:
         assert float(flux[0] / flux[1]) == pytest.approx(100, rel=1e-9)
         assert float(flux[2]) == pytest.approx(1, rel=1e-12)
         assert float(flux[0]) == pytest.approx(math.exp((i.zero_point - magnitude) * math.log(10) / 2.5), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("hst_acs_f814w", 27.0, 27.7),  # COSMOS reaches 27.2 (arXiv astro-ph/0703095)
+        ("jwst_f115w", 27.5, 28.2),  # COSMOS-Web 27.5 to 28.2 over its bands (arXiv 2211.07865)
+        ("jwst_f150w", 27.5, 28.2),
+    ],
+)
+def test_depth_is_that_of_the_survey(name: str, low: float, high: float) -> None:
+    """AB magnitude of 5 σ of the background in an aperture of 0.15 arcsec radius."""
+    i = INSTRUMENTS[name]
+    noise = i.background_sigma(i.pixel_scale, i.total_exposure) * math.sqrt(math.pi) * 0.15 / i.pixel_scale
+    assert low < float(i.zero_point or 0) - 2.5 * math.log10(5 * noise) < high
 
 
 def test_the_older_euclid_zero_point_changes_the_flux_by_4_88() -> None:

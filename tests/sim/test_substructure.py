@@ -30,10 +30,15 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"log10_m_axion": -23, "mass": {"log_uniform": [1e9, 1e11]}},
         {"number": {"poisson": 2}, "impact": {"uniform": [-1, 1]}},
     ],
-    "cdm": [{}, {"sigma_sub": {"uniform": [0, 0.01]}, "compensate": False}, {"log10_m_host": {"normal": [13, 0.3]}}],
-    "wdm": [{}, {"log10_m_hm": 9.0}],
-    "sidm": [{}, {"cored": 1.0, "collapsed": 0.0}],
-    "uldm": [{}, {"granules": False, "log10_m_uldm": -21.0}],
+    "cdm": [
+        {},
+        {"sigma_sub": {"uniform": [0, 0.01]}, "compensate": False},
+        {"log10_m_host": {"normal": [13, 0.3]}},
+        {"line_of_sight": 1.0, "mass": [1e8, 1e10]},
+    ],
+    "wdm": [{}, {"log10_m_hm": 9.0, "line_of_sight": 2.0}],
+    "sidm": [{}, {"cored": 1.0, "collapsed": 0.0, "line_of_sight": 0.5, "mass": [1e8, 1e10]}],
+    "uldm": [{}, {"granules": False, "log10_m_uldm": -21.0}, {"line_of_sight": 1.0}],
 }
 
 

@@ -7,30 +7,29 @@ depends on the recipe, the seed and its number alone, and appears whole or not a
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-import multiprocessing
 import os
+import secrets
 import shutil
-import signal
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
+import socket
+from collections.abc import Generator, Sequence
+from concurrent.futures import BrokenExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from deeplense import config, rng
-from deeplense.data import schema, store
+from deeplense.data import pools, schema, store
 from deeplense.data.schema import ImageInfo, Manifest, Parameter, Shard
 from deeplense.device import resolve_device
 from deeplense.errors import UserError
 from deeplense.recipe import Recipe
-from deeplense.sim.observe import observe_block
+from deeplense.sim.observe import HaloTable, observe_block
+from deeplense.sim.substructure import HALO_COLUMNS
 from deeplense.sim.world import World
 
 SHARD_BLOCKS = 4
@@ -93,29 +92,25 @@ def simulate(
         raise UserError(f"--workers is {workers}; give 1 or more")
     where = resolve_device(device)
     out = Path(out)
+    if cluster is not None:  # an address that does not answer is found before anything is written
+        pools.check(cluster)
     if _claim(out, made, engine, where.type, world):
         return out
+    tree, folder = config.to_tree(made), str(out.absolute())
     tasks = [
-        Task(
-            config.to_tree(made),
-            str(out.absolute()),
-            split,
-            number,
-            min(SHARD, n - number * SHARD),
-            engine,
-            str(where),
-        )
+        Task(tree, folder, split, number, min(SHARD, n - number * SHARD), engine, str(where))
         for split, n in made.splits.items()
         for number in range(-(-n // SHARD))
     ]
     shards = _run(tasks, 1 if where.type != "cpu" else workers or os.cpu_count() or 1, cluster, out)
-    manifest(made, world, shards).write(out)
+    _sweep(out)
+    manifest(made, world, shards, () if world.halos_per_image is None else HALO_COLUMNS).write(out)
     (out / PLAN).unlink()
     print(f"wrote {out}: {sum(made.splits.values())} images, {len(world.classes)} classes")
     return out
 
 
-def manifest(recipe: Recipe, world: World, shards: list[Shard]) -> Manifest:
+def manifest(recipe: Recipe, world: World, shards: list[Shard], halo_columns: Sequence[str] = ()) -> Manifest:
     """The sealed manifest of a simulated dataset."""
     unit = "electron" if recipe.simulation.noise == "triple" else "electron/s"
     return Manifest(
@@ -128,6 +123,7 @@ def manifest(recipe: Recipe, world: World, shards: list[Shard]) -> Manifest:
         recipe=config.to_tree(recipe),
         code_version=metadata.version("deeplense"),
         source="simulated",
+        halo_columns=list(halo_columns),
     ).seal()
 
 
@@ -136,25 +132,57 @@ def make_shard(task: Task) -> Shard:
     path = Path(task.folder) / f"{task.split}-{task.number:05d}.h5"
     if path.exists():
         return Shard(path.name, task.split, task.n, schema.sha256(path))
-    recipe = config.load_recipe(task.tree)
-    world = World(recipe.simulation)
+    recipe, world = _world(json.dumps(task.tree))
     images = np.empty((task.n, 1, world.size, world.size), np.float32)
-    labels, truth, index = [], [], []
+    rest = []
     for k in range(-(-task.n // rng.BLOCK)):
         start = k * rng.BLOCK
         n = min(rng.BLOCK, task.n - start)
-        block = observe_block(
-            world, recipe.seed, task.split, task.number * SHARD_BLOCKS + k, n, task.device, task.engine
-        )
+        number = task.number * SHARD_BLOCKS + k
+        block = observe_block(world, recipe.seed, task.split, number, n, task.device, task.engine)
         images[start : start + n] = block.images.cpu().numpy()
-        labels.append(block.labels)
-        truth.append(block.truth)
-        index.append(block.numbers)
+        rest.append(block[1:])
+    labels, truth, index, tables = zip(*rest, strict=True)
     ids = [f"{task.split}-{i:08d}" for i in np.concatenate(index)]
+    halos = None if world.halos_per_image is None else HaloTable.joined(tables)
     folder = Path(task.folder)
     return store.write_shard(
-        folder, task.split, task.number, images, np.concatenate(labels), np.concatenate(truth), ids
+        folder, task.split, task.number, images, np.concatenate(labels), np.concatenate(truth), ids, halos
     )
+
+
+@functools.lru_cache(1)
+def _world(tree: str) -> tuple[Recipe, World]:
+    """Made once for all shards of a process."""
+    recipe = config.load_recipe(json.loads(tree))
+    return recipe, World(recipe.simulation)
+
+
+class Shared(NamedTuple):
+    """What a worker elsewhere must find before it makes a shard: this very folder, and the same code."""
+
+    mark: str
+    versions: dict[str, str]
+
+
+def make_shard_elsewhere(task: Task, shared: Shared) -> Shard | UserError:
+    """`make_shard` on a machine that may see other files; an error that would come again is returned, not raised."""
+    host = socket.gethostname()
+    if not Path(shared.mark).exists():
+        return UserError(
+            f"{task.folder}: worker {host} does not see this folder; choose an --out that all workers share"
+        )
+    if (found := _versions()) != shared.versions:
+        here, there = (" ".join(f"{k} {v}" for k, v in sorted(x.items())) for x in (shared.versions, found))
+        return UserError(f"worker {host} runs {there}, and this machine {here}; install the same on both")
+    try:
+        return make_shard(task)
+    except UserError as error:
+        return error
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("deeplense", "numpy", "torch")}
 
 
 def _run(tasks: list[Task], workers: int, cluster: str | None, out: Path) -> list[Shard]:
@@ -162,84 +190,42 @@ def _run(tasks: list[Task], workers: int, cluster: str | None, out: Path) -> lis
     done: dict[int, Shard] = {}
     bar = tqdm(total=sum(t.n for t in tasks), unit="image", desc=f"simulate {out.name}")
     try:
-        if cluster is None and (workers == 1 or len(tasks) == 1):
-            for k, task in enumerate(tasks):
-                done[k] = make_shard(task)
-                bar.update(task.n)
-        else:
-            with _executor(min(workers, len(tasks)), cluster) as executor:
-                futures: dict[Future[Shard], int] = {}
-                try:
-                    with _without_interrupts():
-                        futures.update((executor.submit(make_shard, task), k) for k, task in enumerate(tasks))
-                    for future in as_completed(futures):
-                        k = futures[future]
-                        done[k] = future.result()
-                        bar.update(tasks[k].n)
-                except BaseException:
-                    for future in futures:
-                        future.cancel()
-                    raise
+        with contextlib.closing(_made(tasks, workers, cluster, out)) as made:
+            for k, shard in made:
+                if isinstance(shard, UserError):
+                    raise shard
+                done[k] = shard
+                bar.update(tasks[k].n)
     except BrokenExecutor as error:
         raise UserError(f"{out}: a worker died, perhaps for lack of memory; run again with fewer --workers") from error
     except KeyboardInterrupt:
         bar.close()
-        made = sum((out / f"{t.split}-{t.number:05d}.h5").exists() for t in tasks)
-        print(f"\nstopped; the same command continues after {made} of {len(tasks)} shards ({out})")
+        there = sum((out / f"{t.split}-{t.number:05d}.h5").exists() for t in tasks)
+        print(f"\nstopped; the same command continues after {there} of {len(tasks)} shards ({out})")
         raise
     finally:
         bar.close()
     return [done[k] for k in range(len(tasks))]
 
 
-@contextlib.contextmanager
-def _executor(workers: int, cluster: str | None) -> Iterator[Executor]:
+def _made(
+    tasks: list[Task], workers: int, cluster: str | None, out: Path
+) -> Generator[tuple[int, Shard | UserError], None, None]:
+    """Shards in the order in which they are finished."""
     if cluster is not None:
+        mark = out.absolute() / f".{secrets.token_hex(8)}.tmp"
+        mark.touch()
         try:
-            from distributed import Client
-        except ImportError as error:
-            raise UserError("--cluster needs Dask: pip install 'deeplense[cluster]'") from error
-        try:
-            client = Client(cluster, timeout="10s")
-        except (OSError, ValueError) as error:
-            raise UserError(f"--cluster {cluster}: no Dask scheduler answers there ({error})") from error
-        with client:
-            yield client.get_executor(retries=3)
-        return
-    # spawn, not fork: a forked copy of a process that has used threads can hang
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(os.getpid(),)) as executor:
-        yield executor
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Processes started here never see Ctrl-C, which a terminal sends to all: they end the shard that they are at."""
-    pressed: list[int] = []
-    main = threading.current_thread() is threading.main_thread()
-    # the mask is what they inherit; the handler is for other threads of this process, which the mask leaves open
-    handler = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number)) if main else None
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if main:
-            signal.signal(signal.SIGINT, handler)
-    if pressed:
-        raise KeyboardInterrupt
-
-
-def _start_worker(parent: int) -> None:
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """Workers of a killed parent must not live on."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+            with pools.cluster(cluster) as pool:
+                there = functools.partial(make_shard_elsewhere, shared=Shared(str(mark), _versions()))
+                yield from pools.finished(pool, there, tasks)
+        finally:
+            mark.unlink(missing_ok=True)
+    elif workers == 1 or len(tasks) == 1:
+        yield from ((k, make_shard(task)) for k, task in enumerate(tasks))
+    else:
+        with pools.processes(min(workers, len(tasks))) as pool:
+            yield from pools.finished(pool, make_shard, tasks)
 
 
 def _splits(recipe: Recipe, text: str | None, per_class: int | None, classes: int) -> dict[str, int]:
@@ -261,6 +247,12 @@ def _splits(recipe: Recipe, text: str | None, per_class: int | None, classes: in
         if n < 1 or not name.isidentifier():
             raise UserError(f"split {name}={n}: a split has a plain name and at least one image")
     return found
+
+
+def _sweep(out: Path) -> None:
+    """Remove what processes that were killed had begun to write."""
+    for stale in out.glob(".*.tmp*"):
+        stale.unlink(missing_ok=True)
 
 
 def _claim(out: Path, recipe: Recipe, engine: str, device: str, world: World) -> bool:
@@ -290,12 +282,12 @@ def _claim(out: Path, recipe: Recipe, engine: str, device: str, world: World) ->
             raise UserError(f"{out}: holds another unfinished simulation; choose another --out or delete it")
     elif out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty; choose another --out")
-    need = sum(recipe.splits.values()) * (world.size**2 * 4 + 8 * len(world.truth) + 128)
+    image = 4 * world.size**2 + 8 * len(world.truth) + 128 + 4 * len(HALO_COLUMNS) * (world.halos_per_image or 0)
+    need = sum(recipe.splits.values()) * image
     try:
         out.mkdir(parents=True, exist_ok=True)
         have = shutil.disk_usage(out).free + sum(p.stat().st_size for p in out.glob("*.h5"))
-        for stale in out.glob(".*.tmp*"):
-            stale.unlink()
+        _sweep(out)
         if need > have:
             raise UserError(f"{out}: needs {need / 1e9:.2f} GB, the disk has {have / 1e9:.2f}; free some or make fewer")
         with schema.atomic(out / PLAN) as temporary:

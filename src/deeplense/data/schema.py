@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,6 +74,7 @@ class Manifest:
     code_version: str = ""
     fingerprint: str = ""
     source: str = ""  # where imported data came from
+    halo_columns: list[str] = field(default_factory=list)  # of the shards' table of halos; empty: they have none
     schema_version: int = SCHEMA_VERSION
 
     def seal(self) -> Manifest:
@@ -83,6 +85,7 @@ class Manifest:
             self.classes,
             [dataclasses.astuple(p) for p in self.parameters],
             dataclasses.astuple(self.image),
+            *([self.halo_columns] if self.halo_columns else []),
         ]
         self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         return self
@@ -121,8 +124,9 @@ class atomic:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        # the suffix stays last, because writers choose a format by it
-        self.temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp{self.path.suffix}")
+        # the suffix stays last, because writers choose a format by it; machines that share a disk may share a number
+        unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.temporary = self.path.with_name(f".{self.path.stem}.{unique}.tmp{self.path.suffix}")
 
     def __enter__(self) -> Path:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,13 @@ Images are contiguous and uncompressed, so a shard's images are one memory map a
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,8 +23,11 @@ from deeplense.allocator import keep_freed_memory
 from deeplense.data import schema
 from deeplense.data.schema import Batch, Manifest, Shard
 from deeplense.errors import UserError
+from deeplense.sim.observe import HaloTable
+from deeplense.sim.substructure import HALO_COLUMNS
 
 ID_LENGTH = 120  # bytes
+HALO_UNITS = {"mass": "Msun", "x": "arcsec", "y": "arcsec"}
 
 
 def write_shard(
@@ -31,35 +38,58 @@ def write_shard(
     labels: NDArray[np.int64],
     params: NDArray[np.float64],
     ids: Iterable[str],
+    halos: HaloTable | None = None,
 ) -> Shard:
     """Write `SPLIT-00000.h5` whole or not at all, flushed and checksummed.
 
     Args:
         images: (N, C, H, W). labels: (N,). params: (N, P), NaN where a parameter does not apply. ids: N strings.
+        halos: of the N images; None writes no table.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
     path = folder / f"{split}-{number:05d}.h5"
     names = np.array([i.encode()[-ID_LENGTH:] for i in ids], dtype=f"S{ID_LENGTH}")
-    # made in memory first: on a full disk HDF5 may close a cut file without an error
-    with h5py.File(
-        path.name, "w", libver="latest", driver="core", backing_store=False, block_size=images.nbytes + (1 << 16)
-    ) as file:
-        file.create_dataset("image", data=np.ascontiguousarray(images, dtype=np.float32), track_times=False)
-        file.create_dataset("label", data=labels.astype(np.int64), track_times=False)
-        file.create_dataset("params", data=params.astype(np.float64), track_times=False)
-        file.create_dataset("id", data=names, track_times=False)
-        file.flush()
-        content = file.id.get_file_image()
+    tables = {"label": labels.astype(np.int64), "params": params.astype(np.float64), "id": names}
+    if halos is not None:
+        tables |= {"halo": halos.rows, "halo_start": halos.start}
+    pixels = np.ascontiguousarray(images, dtype=np.float32)
+    content, offset = _around(path.name, pixels.shape, tables)
+    digest = hashlib.sha256()
     try:
         with schema.atomic(path) as temporary, open(temporary, "wb") as written:
-            written.write(content)
+            for part in (content[:offset], pixels.data.cast("B"), content[offset + pixels.nbytes :]):
+                written.write(part)
+                digest.update(part)
             written.flush()
             os.fsync(written.fileno())
     except OSError as error:
         raise UserError(f"{path}: cannot write ({error.strerror}); free some space and run again") from error
-    return Shard(path.name, split, len(labels), schema.sha256(path))
+    return Shard(path.name, split, len(labels), digest.hexdigest())
+
+
+def _around(name: str, shape: tuple[int, ...], tables: dict[str, NDArray[Any]]) -> tuple[memoryview, int]:
+    """The bytes of a shard whose images are still to come, and their place.
+
+    Made in memory, because on a full disk HDF5 ends the process or closes a cut file; without the images, because it
+    would copy them twice.
+    """
+    room = 4 * math.prod(shape) + sum(table.nbytes for table in tables.values()) + (1 << 16)
+    with h5py.File(name, "w", libver="latest", driver="core", backing_store=False, block_size=room) as file:
+        for key, table in tables.items():
+            made = file.create_dataset(key, data=table, track_times=False)
+            if key == "halo":
+                made.attrs["columns"] = np.array([name.encode() for name in HALO_COLUMNS])
+                made.attrs["units"] = np.array([HALO_UNITS.get(name, "").encode() for name in HALO_COLUMNS])
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        layout.set_obj_track_times(False)
+        space = h5py.h5s.create_simple(shape)
+        image = h5py.h5d.create(file.id, b"image", h5py.h5t.IEEE_F32LE, space, layout)
+        file.flush()
+        return memoryview(file.id.get_file_image()), int(image.get_offset())
 
 
 class Split:
@@ -74,7 +104,8 @@ class Split:
         shards = [s for s in manifest.shards if s.split == name]
         if not shards:
             raise UserError(f"{folder}: no split '{name}' (it has: {', '.join(manifest.splits)})")
-        opened = [_open_shard(folder / s.file, s, manifest) for s in shards]
+        self._paths = [folder / s.file for s in shards]
+        opened = [_open_shard(path, s, manifest) for path, s in zip(self._paths, shards, strict=True)]
         self._images = [o[0] for o in opened]
         self.labels: NDArray[np.int64] = np.concatenate([o[1] for o in opened])
         self.params: NDArray[np.float64] = np.concatenate([o[2] for o in opened])
@@ -87,21 +118,46 @@ class Split:
 
     def images(self, index: NDArray[np.int64]) -> Tensor:
         """(len(index), C, H, W) float32, in the order asked for."""
-        if len(self._images) == 1:
-            return self._images[0].index_select(0, torch.from_numpy(index))
+        order = np.argsort(self._shard(index), kind="stable")
+        grouped = self._grouped(index[order])
+        return grouped if (np.diff(order) > 0).all() else grouped[torch.from_numpy(np.argsort(order))]
+
+    def _shard(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.searchsorted(self._starts, index, side="right") - 1
+
+    def _grouped(self, index: NDArray[np.int64]) -> Tensor:
+        """Images of an index whose shards ascend: each is copied once."""
         out = torch.empty((len(index), *self._images[0].shape[1:]))
-        shard = np.searchsorted(self._starts, index, side="right") - 1
-        for s in np.unique(shard):
-            here = np.flatnonzero(shard == s)
-            rows = torch.from_numpy(index[here] - self._starts[s])
-            out[torch.from_numpy(here)] = self._images[s].index_select(0, rows)
+        edges = np.searchsorted(self._shard(index), np.arange(len(self._starts)))
+        for s, (low, high) in enumerate(itertools.pairwise(edges)):
+            if low < high:
+                rows = torch.from_numpy(index[low:high] - self._starts[s])
+                torch.index_select(self._images[s], 0, rows, out=out[low:high])
         return out
 
+    def halos(self, i: int) -> NDArray[np.void]:
+        """Every halo of image i, a field for each of `manifest.halo_columns`; read from disk each time.
+
+        Raises:
+            UserError: the dataset holds no table of halos.
+        """
+        columns = self.manifest.halo_columns
+        if not columns:
+            raise UserError(f"dataset '{self.manifest.name}' holds no table of halos; none of its classes has one")
+        i = range(len(self))[i]
+        shard = int(self._shard(np.array([i]))[0])
+        row = i - self._starts[shard]
+        with h5py.File(self._paths[shard], "r") as file:
+            first, end = file["halo_start"][row : row + 2]
+            rows = np.ascontiguousarray(file["halo"][first:end])
+        return rows.view([(name, rows.dtype) for name in columns])[:, 0]
+
     def batch(self, index: NDArray[np.int64], target: int | None = None) -> Batch:
-        """The images at `index` as a `Batch`; `target` is a column of `params`."""
+        """The images at `index`, grouped by shard, as a `Batch`; `target` is a column of `params`."""
+        index = index[np.argsort(self._shard(index), kind="stable")]
         values = self.params[index, target] if target is not None else np.full(len(index), np.nan)
         return Batch(
-            self.images(index),
+            self._grouped(index),
             torch.from_numpy(self.labels[index]),
             torch.from_numpy(values.astype(np.float32)),
             torch.from_numpy(np.asarray(index, dtype=np.int64)),
@@ -157,10 +213,26 @@ def validate(folder: str | Path, checksums: bool = False) -> Manifest:
         _, labels, _, _ = _open_shard(path, shard, manifest)
         if len(labels) and not (labels.min() >= -1 and labels.max() < len(manifest.classes)):
             raise UserError(f"{path}: labels outside the {len(manifest.classes)} classes of the manifest")
+        _check_halos(path, shard, manifest)
     sealed = manifest.fingerprint
     if manifest.seal().fingerprint != sealed:
         raise UserError(f"{folder / schema.MANIFEST}: fingerprint does not fit its content; it was edited by hand")
     return manifest
+
+
+def _check_halos(path: Path, shard: Shard, manifest: Manifest) -> None:
+    with h5py.File(path, "r") as file:
+        if ("halo" in file) != bool(manifest.halo_columns) or ("halo_start" in file) != bool(manifest.halo_columns):
+            raise UserError(f"{path}: its table of halos does not fit the manifest; make the dataset again")
+        if not manifest.halo_columns:
+            return
+        table, start = file["halo"], file["halo_start"][:]
+        columns = [name.decode() for name in table.attrs.get("columns", ())]
+        if columns != manifest.halo_columns or table.shape[1:] != (len(columns),) or table.dtype != np.float32:
+            raise UserError(f"{path}: halos have columns {columns}, the manifest says {manifest.halo_columns} float32")
+        fits = start.shape == (shard.n + 1,) and start[0] == 0 and start[-1] == len(table)
+        if not fits or (np.diff(start) < 0).any():
+            raise UserError(f"{path}: halo_start does not share {len(table)} halos among {shard.n} images")
 
 
 def _open_shard(

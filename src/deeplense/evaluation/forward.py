@@ -18,6 +18,7 @@ from deeplense.lensing.light import sersic_flux
 from deeplense.lensing.mass import MASS
 from deeplense.lensing.raytrace import Component
 from deeplense.sim import image
+from deeplense.sim.detector import NOTHING_MORE
 from deeplense.sim.scene import Scene
 from deeplense.sim.world import World
 
@@ -64,6 +65,13 @@ class Forward:
             raise UserError(f"one image was asked for, but the scene holds {len(scene)}; take scene[k:k+1]")
         if world.simulation.noise != "once":
             raise UserError(f"simulation.noise: {world.simulation.noise} has no likelihood here; set it to once")
+        light = [*scene.source, *scene.lens_light]
+        plain = all(c.profile == "sersic" and c.mask is None for c in light) and not scene.subtracted
+        if not plain or scene.psf is not None or world.instrument.detector != NOTHING_MORE:
+            raise UserError(
+                "simulation: clumps, images, psf kernels, lens_light_residual, correlated_noise, cosmic_rays and "
+                "bad_pixels have no likelihood here; leave them out"
+            )
         self.world, self.subhalo = world, subhalo
         c, z_lens = world.simulation.cosmology, float(scene.truth["z_lens"][0])
         self._place = Place(world.distances_of(scene)[0], z_lens, c.H0, c.Om0)

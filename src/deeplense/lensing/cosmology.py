@@ -9,9 +9,11 @@ import numpy as np
 from astropy import constants, units
 from astropy.cosmology import FlatLambdaCDM
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
 
 ARCSEC = float((1 * units.arcsec).to(units.rad).value)
 G_OVER_C2 = float((constants.G / constants.c**2).to(units.Mpc / units.Msun).value)  # Mpc / Msun
+FARTHEST = 20.0  # redshift of the last halo along a line of sight
 
 
 Length = float | NDArray[np.float64]
@@ -77,6 +79,16 @@ def luminosity_distances(
     return Distances(D_l, D_s, D_s - D_l)
 
 
+def comoving_distance(z: Length, H0: float = 70.0, Om0: float = 0.3) -> NDArray[np.float64]:
+    """Comoving distance [Mpc] to redshifts below `FARTHEST`, from a spline through astropy's, right to 1e-9."""
+    return np.asarray(_comoving(H0, Om0)[0](z))
+
+
+def redshift_at(distance: Length, H0: float = 70.0, Om0: float = 0.3) -> NDArray[np.float64]:
+    """Redshift at a comoving distance [Mpc]."""
+    return np.asarray(_comoving(H0, Om0)[1](distance))
+
+
 def theta_E(mass: Length, d: Distances) -> Length:
     """Einstein radius [arcsec] of a mass [Msun]: sqrt(4GM/c² · D_ls/(D_l D_s))."""
     return (mass * d.theta_E2_per_mass) ** 0.5
@@ -96,6 +108,14 @@ def _cosmology(z_lens: Length, z_source: Length, H0: float, Om0: float, Ob0: flo
     if not (np.all(np.less(0, z_lens)) and np.all(np.less(z_lens, z_source))):
         raise ValueError(f"need 0 < z_lens < z_source, but z_lens = {z_lens} and z_source = {z_source}")
     return _flat(H0, Om0, Ob0)
+
+
+@lru_cache
+def _comoving(H0: float, Om0: float) -> tuple[CubicSpline, CubicSpline]:
+    """Comoving distance of redshift, and the inverse."""
+    z = np.expm1(np.linspace(0, np.log1p(FARTHEST), 1025))
+    chi = _flat(H0, Om0, 0.05).comoving_distance(z).to_value(units.Mpc)
+    return CubicSpline(z, chi), CubicSpline(chi, z)
 
 
 @lru_cache

@@ -70,6 +70,19 @@ def scale_mass(m200: ArrayLike, c: ArrayLike) -> Array:
     return _array(m200) / _mu(_array(c))
 
 
+def radius_of_overdensity(c: ArrayLike, delta: float) -> Array:
+    """Radius/R_s inside which an NFW halo has the mean density delta·ρ_crit: 200 μ(x)/x³ = delta μ(c)/c³.
+
+    Args:
+        c: concentration c200.
+    """
+    c = _array(c)
+    x = np.copy(c)
+    for _ in range(12):  # a contraction: μ is nearly a logarithm
+        x = c * (200 / delta * _mu(x) / _mu(c)) ** (1 / 3)
+    return np.asarray(x)
+
+
 def tnfw_total_mass(m_s: ArrayLike, tau: ArrayLike) -> Array:
     """Mass of a truncated halo, M_s τ²/(τ²+1)² [(τ²−1) ln τ + τπ − (τ²+1)] (Baltz, Marshall & Oguri 2009, eq. A.4).
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -27,16 +27,18 @@ class Component:
         params: name -> (B, N).
         mask: (B, N) bool, False where the array is padding; None when nothing is.
         mesh: an image may sum them on a mass grid (`mesh.py`).
+        alike: the parameters are the same in all images, so that one will do.
     """
 
     profile: str
     params: dict[str, Tensor]
     mask: Tensor | None = None
     mesh: bool = False
+    alike: bool = False
 
     def __getitem__(self, rows: slice | Tensor) -> Component:
         mask = None if self.mask is None else self.mask[rows]
-        return Component(self.profile, {k: v[rows] for k, v in self.params.items()}, mask, self.mesh)
+        return replace(self, params={k: v[rows] for k, v in self.params.items()}, mask=mask)
 
     def only(self, keep: Tensor, mesh: bool = False) -> Component:
         """Those where `keep` (B, N) is true, moved together so that the array is as short as it can be."""
@@ -46,12 +48,24 @@ class Component:
         params = {k: v.gather(1, order) for k, v in self.params.items()}
         return Component(self.profile, params, keep.gather(1, order), mesh)
 
+    def trimmed(self) -> Component:
+        """Without what need not be computed: images alike, columns at the end that are padding in all images."""
+        if self.alike:
+            return self[:1]
+        if self.mask is None or not len(self.mask):
+            return self
+        used = self.mask.any(0).nonzero()
+        n = max(1, int(used[-1]) + 1 if len(used) else 1)
+        if n == self.mask.shape[1]:
+            return self
+        return replace(self, params={k: v[:, :n] for k, v in self.params.items()}, mask=self.mask[:, :n])
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Component:
         """Move and cast the parameters; centres of circular deflectors stay in float64, see `deflection`."""
         mask = None if self.mask is None else self.mask.to(device)
         exact = self.profile in MASS and MASS[self.profile].circular and torch.device(device).type != "mps"
         kinds = {k: torch.float64 if exact and k in CENTER else dtype for k in self.params}
-        return Component(self.profile, {k: v.to(device, kinds[k]) for k, v in self.params.items()}, mask, self.mesh)
+        return replace(self, params={k: v.to(device, kinds[k]) for k, v in self.params.items()}, mask=mask)
 
     def chunks(self, pixels: int, most: int | None = None) -> Iterator[Component]:
         """Slices along N whose (B, n, pixels) temporaries hold at most `most` elements, `CHUNK` by default."""
@@ -81,7 +95,7 @@ def deflection(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
     dtype = strengths[0].dtype if strengths else x.dtype
     alpha_x, alpha_y = (torch.zeros(shape, device=x.device, dtype=dtype) for _ in range(2))
     rounded = x[:, None].to(dtype), y[:, None].to(dtype)
-    for component in mass:
+    for component in (c.trimmed() for c in mass):
         profile = MASS[component.profile]
         fused = COMPILE and profile.circular and not any(v.requires_grad for v in (x, y, *component.params.values()))
         for part in component.chunks(shape[1] * shape[2], FUSED if fused else None):
@@ -142,15 +156,17 @@ def brightness(x: Tensor, y: Tensor, light: Sequence[Component]) -> Tensor:
     Returns:
         (B, H, W), in the unit of `amp`.
     """
-    total = x.new_zeros(_shape(x.shape, y.shape))
+    shape = _shape(x.shape, y.shape)
+    total: Tensor | None = None
     for component in light:
-        for part in component.chunks(total.shape[-1] * total.shape[-2]):
+        for part in component.chunks(shape[-1] * shape[-2]):
             params = {k: v[..., None, None] for k, v in part.params.items()}
             each = LIGHT[part.profile](x[:, None], y[:, None], **params)
             if part.mask is not None:
                 each = torch.where(part.mask[..., None, None], each, torch.zeros_like(each))
-            total = total + (each[:, 0] if each.shape[1] == 1 else each.sum(1))
-    return total
+            summed = each[:, 0] if each.shape[1] == 1 else each.sum(1)
+            total = summed if total is None else total + summed
+    return x.new_zeros(shape) if total is None else total
 
 
 def _shape(*shapes: Sequence[int]) -> tuple[int, ...]:

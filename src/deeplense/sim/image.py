@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 
 import numpy as np
@@ -16,7 +17,10 @@ from torch import Tensor
 from deeplense import rng
 from deeplense.lensing import raytrace
 from deeplense.lensing.mesh import mesh_for
+from deeplense.sim import psf
+from deeplense.sim.detector import correlate
 from deeplense.sim.instrument import Instrument
+from deeplense.sim.poisson import poisson
 from deeplense.sim.scene import Scene
 
 PIXELS = 1 << 18  # of a chunk of images: temporaries stay in a core's cache
@@ -27,22 +31,24 @@ def render(scene: Scene, size: int, pixel_scale: float, instrument: Instrument, 
 
     Args:
         scene: its device and dtype are the image's.
-        supersampling: sub-pixels a side; the PSF acts on them, then they are averaged.
+        supersampling: sub-pixels a side; the PSF acts on them, then they are averaged. The scene's own kernels,
+            whose pixels are the image's, act on the averages.
 
     Returns:
         (B, 1, size, size).
     """
     step = max(1, PIXELS // (size * supersampling) ** 2)
-    parts = [
-        _blur(
-            _surface(scene[i : i + step], size, pixel_scale, supersampling),
-            instrument,
-            pixel_scale,
-            supersampling,
-        )
-        for i in range(0, len(scene), step)
-    ]
-    return torch.cat(parts)[:, None] * pixel_scale**2
+    parts, order = [], torch.argsort(scene.n_deflectors, stable=True)  # together, those alike are padded least
+    for some in torch.split(order, step):
+        few = scene[some]
+        surface = _surface(few, size, pixel_scale, supersampling)
+        if few.psf is None:
+            seen = _blur(surface, instrument, pixel_scale, supersampling)
+        else:
+            seen = psf.convolve(_bin(surface, supersampling), few.psf)
+        parts.append(seen * pixel_scale**2)
+    images = torch.cat(parts)[:, None]
+    return images if bool((order.diff() > 0).all()) else images[torch.argsort(order)]
 
 
 def unblurred(scene: Scene, size: int, pixel_scale: float, supersampling: int = 1) -> Tensor:
@@ -72,10 +78,13 @@ def _bin(image: Tensor, factor: int) -> Tensor:
 
 
 def _blur(image: Tensor, instrument: Instrument, pixel_scale: float, supersampling: int) -> Tensor:
-    """Separable Gaussian, then the mean of the sub-pixels; beyond the border the edge repeats, as in scipy's 'nearest'.
+    """The instrument's PSF, then the mean of the sub-pixels; beyond the border the edge repeats (scipy's 'nearest').
 
-    Shifted sums beat a convolution call on the CPU: kernels here are a few pixels wide.
+    A Gaussian is separable, and shifted sums beat a convolution call on the CPU: its kernels are a few pixels wide.
     """
+    if instrument.psf_beta is not None:
+        kernel = psf.moffat(instrument.psf_fwhm / pixel_scale * supersampling, instrument.psf_beta)
+        return _bin(psf.convolve(image, kernel[None]), supersampling)
     sigma = instrument.psf_fwhm / (2 * (2 * np.log(2)) ** 0.5) / pixel_scale * supersampling
     weights = _half_gaussian(float(sigma), instrument.psf_truncation)
     radius, n = len(weights) - 1, image.shape[-1]
@@ -116,6 +125,10 @@ def add_noise(
         return image
     if noise == "doubled":  # DeepLenseSim, Models II-III: adds the image to itself, never the noise
         return 2 * image
+    if scene.subtracted:
+        hidden = _hidden(scene, image, instrument, pixel_scale)
+        kept = dataclasses.replace(scene, subtracted=[])
+        return add_noise((image + hidden).clamp_min(0), kept, instrument, pixel_scale, noise, seed, stream) - hidden
     if image.device.type == "cpu":
         out = image.contiguous().numpy().copy()
         for row, (index, t) in enumerate(zip(scene.index.tolist(), scene.exposure.tolist(), strict=True)):
@@ -126,6 +139,12 @@ def add_noise(
 
 
 NOISE = ("once", "none", "doubled", "triple")
+
+
+def _hidden(scene: Scene, image: Tensor, instrument: Instrument, pixel_scale: float) -> Tensor:
+    """The lens light that is taken away after the exposure, as images."""
+    lone = dataclasses.replace(scene, mass=[], source=[], lens_light=scene.subtracted)
+    return render(lone.to(image.device, image.dtype), image.shape[-1], pixel_scale, instrument).to(image)
 
 
 def _expose(
@@ -143,34 +162,25 @@ def _expose(
         sky, spread = 0.0, instrument.background_rms * t
     else:
         sky, spread = instrument.sky_rate(pixel_scale) * t, instrument.read_noise * instrument.n_exposures**0.5
-    electrons = poisson(image * np.float32(t) + np.float32(sky), generator)
-    electrons += np.float32(spread) * normal - np.float32(sky)
+    detector = instrument.detector
+    rate = image * np.float32(t)
+    normal *= np.float32(spread)
+    if detector.correlation:
+        normal += poisson(np.full_like(rate, sky), generator) - np.float32(sky)
+        normal = correlate(torch.from_numpy(normal), detector.correlation).numpy()
+    elif sky:
+        rate += np.float32(sky)
+        normal -= np.float32(sky)
+    electrons = poisson(rate, generator)
+    electrons += normal
+    if detector.cosmic_rays:
+        electrons += detector.cosmic_rays.draw(generator, 1, *image.shape[-2:])
+    if detector.bad_pixels:
+        electrons[generator.random(image.shape) < detector.bad_pixels] = np.nan
     if triple:  # DeepLenseSim, Model I: the noisy image's counts are drawn once more
         return poisson(electrons.clip(0), generator)
     electrons /= np.float32(t)
     return electrons
-
-
-FAINT = 0.05
-
-
-def poisson(rate: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
-    """Poisson draws, exact and quick where most rates are near zero.
-
-    The total of independent Poisson counts is Poisson, and given the total they are multinomial; so pixels fainter
-    than `FAINT` get one draw of their total, whose few counts are then scattered with probability ∝ rate.
-    """
-    flat = rate.ravel()
-    out = np.zeros(flat.shape, np.float32)
-    bright = flat >= FAINT
-    out[bright] = generator.poisson(flat[bright])
-    faint = np.flatnonzero(~bright)
-    if len(faint):
-        cumulative = np.cumsum(flat[faint], dtype=np.float64)
-        counts = np.sort(generator.random(generator.poisson(cumulative[-1]))) * cumulative[-1]
-        hit = np.searchsorted(cumulative, counts, side="right").clip(max=len(faint) - 1)
-        np.add.at(out, faint[hit], 1)
-    return out.reshape(rate.shape)
 
 
 def _expose_batch(
@@ -189,5 +199,17 @@ def _expose_batch(
         sky, spread = torch.zeros_like(t), instrument.background_rms * t
     else:
         sky, spread = instrument.sky_rate(pixel_scale) * t, instrument.read_noise * instrument.n_exposures**0.5
-    electrons = torch.poisson(image * t + sky, generator) - sky + spread * normal
+    detector = instrument.detector
+    if detector.correlation:
+        background = torch.poisson(torch.zeros_like(image) + sky, generator) - sky + spread * normal
+        electrons = torch.poisson(image * t, generator) + correlate(background, detector.correlation)
+    else:
+        electrons = torch.poisson(image * t + sky, generator) - sky + spread * normal
+    if detector.cosmic_rays:
+        rays = rng.generator(seed, f"{stream}/cosmic_rays", int(scene.index[0]))
+        tracks = detector.cosmic_rays.draw(rays, len(image), *image.shape[-2:])
+        electrons = electrons + torch.from_numpy(tracks)[:, None].to(image)
+    if detector.bad_pixels:
+        chance = torch.rand(image.shape, generator=generator, device=image.device)
+        electrons = electrons.masked_fill(chance < detector.bad_pixels, torch.nan)
     return torch.poisson(electrons.clamp_min(0), generator) if triple else electrons / t

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,11 +20,11 @@ MOST = 0.9  # of the mass inside θ_E that substructure may hold
 LARGEST = 1e-12  # a multipole weaker than that is none
 
 
-def macro_lens(drawn: Mapping[str, Array]) -> list[Component]:
+def macro_lens(drawn: Mapping[str, Array], alike: bool = False) -> list[Component]:
     """SIE (or power-law ellipsoid), multipoles where there are any, and shear of n lenses.
 
     Args:
-        drawn: "lens.NAME" -> (n,).
+        drawn: "lens.NAME" -> (n,). alike: they are the same in all images.
     """
 
     def column(name: str) -> Tensor:
@@ -41,7 +42,8 @@ def macro_lens(drawn: Mapping[str, Array]) -> list[Component]:
         params["a_m"] = params["a_m"] * column("theta_E")
         params["m"] = torch.tensor(orders, dtype=torch.float64).expand_as(params["a_m"])
         found.append(Component("multipole", params | {k: v.expand_as(params["a_m"]) for k, v in center.items()}))
-    return [*found, Component("shear", {k: column(k) for k in ("gamma1", "gamma2")})]
+    found.append(Component("shear", {k: column(k) for k in ("gamma1", "gamma2")}))
+    return [dataclasses.replace(c, alike=alike) for c in found]
 
 
 def match_mass(drawn: Mapping[str, Array], substructure: list[Component]) -> Array:

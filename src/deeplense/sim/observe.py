@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,44 @@ from torch import Tensor
 
 from deeplense import rng
 from deeplense.allocator import keep_freed_memory
+from deeplense.lensing.raytrace import Component
 from deeplense.sim import image
 from deeplense.sim.scene import Scene
+from deeplense.sim.substructure import HALO_COLUMNS
 from deeplense.sim.world import World
+
+
+class HaloTable(NamedTuple):
+    """Every halo of n images.
+
+    Attributes:
+        rows: (M, C) float32, a halo each, with columns `HALO_COLUMNS`.
+        start: (n + 1,), image i has the rows from start[i] up to start[i + 1].
+    """
+
+    rows: NDArray[np.float32]
+    start: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, scenes: Sequence[Scene], rows: Sequence[NDArray[np.int64]], n: int) -> HaloTable:
+        """Of the scenes whose images stand at `rows` of n."""
+        count = np.zeros(n, np.int64)
+        found = [(at, *_halo_rows(s.halos)) for s, at in zip(scenes, rows, strict=True) if s.halos is not None]
+        for at, number, _ in found:
+            count[at] = number
+        start = np.concatenate([[0], np.cumsum(count)])
+        table = np.empty((start[-1], len(HALO_COLUMNS)), np.float32)
+        for at, number, values in found:
+            within = np.arange(len(values)) - np.repeat(np.cumsum(number) - number, number)
+            table[np.repeat(start[at], number) + within] = values
+        return cls(table, start)
+
+    @classmethod
+    def joined(cls, tables: Sequence[HaloTable]) -> HaloTable:
+        """One table after the other."""
+        ends = np.cumsum([0] + [len(t.rows) for t in tables])
+        starts = [t.start[1:] + end for t, end in zip(tables, ends[:-1], strict=True)]
+        return cls(np.concatenate([t.rows for t in tables]), np.concatenate([[0], *starts]))
 
 
 class Block(NamedTuple):
@@ -21,12 +57,14 @@ class Block(NamedTuple):
 
     Attributes:
         images: (n, 1, H, W) float32. labels: (n,). truth: (n, P), see `World.truth`. numbers: (n,) in the stream.
+        halos: of the n images.
     """
 
     images: Tensor
     labels: NDArray[np.int64]
     truth: NDArray[np.float64]
     numbers: NDArray[np.int64]
+    halos: HaloTable
 
 
 def observe(
@@ -65,9 +103,17 @@ def observe_block(
     keep_freed_memory()
     images = torch.empty((n, 1, world.size, world.size), device=device)
     truth = np.empty((n, len(world.truth)))
-    for scene in world.scenes(seed, stream, block, n):
-        rows = scene.index.numpy() - block * rng.BLOCK
+    scenes = world.scenes(seed, stream, block, n)
+    places = [scene.index.numpy() - block * rng.BLOCK for scene in scenes]
+    for scene, rows in zip(scenes, places, strict=True):
         images[torch.from_numpy(rows).to(device)] = observe(world, scene, seed, stream, device, engine)
         truth[rows] = world.truth_row(scene)
     index = block * rng.BLOCK + np.arange(n)
-    return Block(images, world.labels(index), truth, index)
+    return Block(images, world.labels(index), truth, index, HaloTable.of(scenes, places, n))
+
+
+def _halo_rows(halos: Component) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """How many halos each image has, (B,), and all of them, (M, C)."""
+    columns = torch.stack([halos.params[name] for name in HALO_COLUMNS], dim=-1)
+    there = torch.ones(columns.shape[:2], dtype=torch.bool) if halos.mask is None else halos.mask
+    return there.sum(1).numpy(), columns[there].to(torch.float32).numpy()

@@ -19,6 +19,7 @@ from deeplense.lensing import raytrace
 from deeplense.lensing.mass import MASS as PROFILES
 from deeplense.lensing.raytrace import Component
 from deeplense.sim.instrument import Instrument
+from deeplense.sim.psf import moffat
 from deeplense.sim.scene import Scene
 
 try:
@@ -77,7 +78,17 @@ MASS: dict[str, tuple[str, Callable[[Params], Params]]] = {
     "soliton": ("ULDM", _as_is),
     **dict.fromkeys(("square_sheet", "plane_wave", "ctnfw"), ("POINT_MASS", _as_is)),  # replaced by `Own`
 }
-LIGHT = {"sersic": "SERSIC_ELLIPSE"}
+
+
+def _picture(p: dict[str, Any]) -> dict[str, Any]:
+    pixels = p["pixels"] if p["flip"] > 0 else p["pixels"][:, ::-1]
+    return _without(p, "pixels", "flip", "angle") | {"image": pixels, "phi_G": p["angle"]}
+
+
+LIGHT: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "sersic": ("SERSIC_ELLIPSE", _as_is),
+    "image": ("INTERPOL", _picture),
+}
 
 
 class LineMass:
@@ -156,12 +167,19 @@ def _render_one(
         background_rms=1.0,
         exposure_time=1.0,
     )
-    blur = {
-        "psf_type": "GAUSSIAN",
-        "fwhm": instrument.psf_fwhm,
-        "pixel_size": pixel_scale,
-        "truncation": instrument.psf_truncation,
-    }
+    kernel = None if scene.psf is None else scene.psf[row].numpy()
+    if kernel is None and instrument.psf_beta is not None:
+        kernel = moffat(instrument.psf_fwhm / pixel_scale, instrument.psf_beta).numpy()
+    blur = (
+        {"psf_type": "PIXEL", "kernel_point_source": kernel}
+        if kernel is not None
+        else {
+            "psf_type": "GAUSSIAN",
+            "fwhm": instrument.psf_fwhm,
+            "pixel_size": pixel_scale,
+            "truncation": instrument.psf_truncation,
+        }
+    )
     lens, kwargs_lens = _lens_model(scene, row)
     source, kwargs_source = _light_model(scene.source, row)
     front, kwargs_front = _light_model(scene.lens_light, row)
@@ -173,7 +191,7 @@ def _render_one(
         lens_light_model_class=front,
         kwargs_numerics={
             "supersampling_factor": supersampling,
-            "supersampling_convolution": supersampling > 1,
+            "supersampling_convolution": supersampling > 1 and kernel is None,
         },
     )
     return np.asarray(model.image(kwargs_lens, kwargs_source, kwargs_lens_light=kwargs_front))
@@ -202,11 +220,15 @@ def _lens_model(scene: Scene, row: int) -> tuple[Any, list[dict[str, float]]]:
 
 
 def _light_model(components: list[Component], row: int) -> tuple[Any, list[dict[str, float]]]:
-    found = [(LIGHT[c.profile], params) for c in components for params in _profiles(c, row)]
-    return LightModel([name for name, _ in found]), [params for _, params in found]
+    found = [(*LIGHT[c.profile], params) for c in components for params in _profiles(c, row)]
+    return LightModel([name for name, _, _ in found]), [convert(params) for _, convert, params in found]
 
 
-def _profiles(component: Component, row: int) -> list[dict[str, float]]:
+def _profiles(component: Component, row: int) -> list[dict[str, Any]]:
     n = next(iter(component.params.values())).shape[1]
     present = [k for k in range(n) if component.mask is None or bool(component.mask[row, k])]
-    return [{name: float(value[row, k]) for name, value in component.params.items()} for k in present]
+    return [{name: _plain(value[row, k]) for name, value in component.params.items()} for k in present]
+
+
+def _plain(value: Tensor) -> Any:
+    return value.double().numpy() if value.ndim else float(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ class Scene:
         index: (B,) int64, position in the stream of scenes.
         truth: name -> (B,) float64, the parameters drawn.
         halos: every halo's row (`HALO_COLUMNS`), for the record; None where there are none.
+        psf: (B, K, K) kernels of unit sum, a pixel of the image each; None: the instrument's.
+        subtracted: lens light that is exposed and then taken away, so that only its noise remains.
     """
 
     mass: list[Component]
@@ -33,9 +35,21 @@ class Scene:
     index: Tensor
     truth: dict[str, Tensor]
     halos: Component | None = None
+    psf: Tensor | None = None
+    subtracted: list[Component] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def n_deflectors(self) -> Tensor:
+        """(B,) how many there are, padding left out."""
+        counts = [c.mask.sum(1) for c in self.mass if c.mask is not None]
+        return (
+            torch.stack(counts).sum(0)
+            if counts
+            else torch.zeros(len(self), dtype=torch.long, device=self.exposure.device)
+        )
 
     def __getitem__(self, rows: slice | Tensor) -> Scene:
         return Scene(
@@ -48,6 +62,8 @@ class Scene:
             self.index[rows],
             {k: v[rows] for k, v in self.truth.items()},
             self.halos and self.halos[rows],
+            None if self.psf is None else self.psf[rows],
+            [c[rows] for c in self.subtracted],
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Scene:
@@ -62,4 +78,6 @@ class Scene:
             self.index,
             self.truth,
             self.halos,
+            None if self.psf is None else self.psf.to(device, dtype),
+            [c.to(device, dtype) for c in self.subtracted],
         )

@@ -11,6 +11,10 @@ from deeplense.lensing import halo
 from deeplense.sim.substructure.base import Array, Host
 
 STEPS = 256  # along the line of sight
+TIDAL_CORE = 0.5  # of the host's scale radius: inside, subhalos are as many a volume everywhere
+FIELD = 50  # overdensity over ρ_crit at the truncation of a halo outside any other
+LEGENDRE = np.polynomial.legendre.leggauss(4)
+HERMITE = np.polynomial.hermite_e.hermegauss(3)  # nodes and weights of a normal distribution
 
 
 def concentration(mass: Array, z: Array, H0: float) -> Array:
@@ -23,6 +27,38 @@ def concentration(mass: Array, z: Array, H0: float) -> Array:
 def truncation(mass: Array, depth: Array) -> Array:
     """Tidal truncation radius 1.4 kpc (M200/10⁷ M☉)^{1/3} (r/50 kpc)^{2/3} (Gilman et al. 2020, 1908.06983, eq. 7)."""
     return np.asarray(1.4 * (mass / 1e7) ** (1 / 3) * (depth / 50) ** (2 / 3))
+
+
+def scatter_quadrature(scatter: float) -> list[tuple[float, float]]:
+    """Factors on the concentration, and their shares, that stand for a normal scatter [dex]."""
+    nodes, weights = HERMITE
+    return [(10 ** (scatter * x), w) for x, w in zip(nodes.tolist(), (weights / weights.sum()).tolist(), strict=True)]
+
+
+def share_seen(radius: Array, half_width: float) -> Array:
+    """Share of a circle's area that lies in the square of this half width around its centre."""
+    R, w = radius, np.minimum(half_width, radius)
+    corner = np.pi / 4 - np.arccos(w / R)  # half the angle of the circle in one quadrant that stays inside
+    seen = 4 * w * np.sqrt(R * R - w * w) + 4 * R * R * np.maximum(corner, 0)
+    return np.where(np.sqrt(2) * w <= R, 4 * w * w, seen) / (np.pi * R * R)
+
+
+def mass_seen(rows: dict[str, Array], host: Host, stretch: Array | float = 1.0) -> Array:
+    """Share of a truncated halo's mass that falls into the image, on average over its centre in the image.
+
+    A square of side s overlaps with itself, moved by r in a random direction, by A(u) = 1 − 4u/π + u²/π, u = r/s ≤ 1
+    (the little beyond is put at u = 1); so the share is ∫ −A'(u) m(us) du with m the share of mass inside a cylinder.
+
+    Args:
+        rows: R_s, alpha_Rs, r_trunc [arcsec] and bound mass [Msun]. stretch: factor on the lengths.
+    """
+    side = 2 * host.half_width / np.asarray(stretch)
+    params = {k: rows[k] for k in ("R_s", "alpha_Rs", "r_trunc")}
+    nodes = [((1 + x) / 2, w / 2 * (4 - (1 + x)) / np.pi) for x, w in zip(*(v.tolist() for v in LEGENDRE), strict=True)]
+    seen = sum(
+        w * halo.projected_mass("tnfw", u * side, params, host.distances) for u, w in [*nodes, (1.0, 1 - 3 / np.pi)]
+    )
+    return np.asarray(seen / rows["bound"])
 
 
 def log_quadrature(mass: Sequence[float], slope: float, steps: int = 64) -> tuple[Array, Array]:
@@ -63,14 +99,14 @@ class MainHalo:
     def radius_3d(self, r: Array, quantile: Array) -> Array:
         """Distances from the host's centre of subhalos seen at projected radius r [kpc].
 
-        Along the line of sight they follow the host's NFW profile with a core of half its scale radius, where tides
-        destroy them (Gilman et al. 2020, sec. 4.1); `quantile` in (0, 1) is drawn uniformly.
+        Along the line of sight they follow the host's NFW profile, but are as many a volume everywhere inside half its
+        scale radius, where tides destroy them (Gilman et al. 2020, sec. 4.1); `quantile` in (0, 1) is drawn uniformly.
         """
         # the profile is flat over an image, so one column of it, at the mean radius, serves all
         r_mean = r.mean(1, keepdims=True)
         z = self.r200 * np.linspace(0, 1, STEPS) ** 2
-        d = np.sqrt(r_mean**2 + z**2) / self.r_s
-        weight = 1 / ((d + 0.5) * (d + 1) ** 2)
+        d = np.maximum(np.sqrt(r_mean**2 + z**2) / self.r_s, TIDAL_CORE)
+        weight = 1 / (d * (d + 1) ** 2)
         cumulative = np.cumsum((weight[:, 1:] + weight[:, :-1]) / 2 * np.diff(z), axis=1)
         cumulative = np.concatenate([np.zeros((len(z), 1)), cumulative], axis=1) / cumulative[:, -1:]
         depth = np.empty(r.shape)

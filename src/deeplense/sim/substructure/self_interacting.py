@@ -16,7 +16,6 @@ from deeplense.recipe import Prior as Spec
 from deeplense.sim.priors import Prior
 from deeplense.sim.substructure.base import Array, Host, Truth, tensors
 from deeplense.sim.substructure.cdm import ColdDarkMatter
-from deeplense.sim.substructure.galaxy import MainHalo
 
 COLLAPSED = 0.1  # scale radius of a collapsed halo, in its own before the collapse
 
@@ -55,13 +54,7 @@ class SelfInteractingDarkMatter(ColdDarkMatter):
         return {"f_cored": self._cored.sample(rng, (n, 1)), "f_collapsed": self._collapsed.sample(rng, (n, 1))}
 
     def components(
-        self,
-        rows: dict[str, Array],
-        mask: Array,
-        particle: dict[str, Array],
-        host: Host,
-        main: MainHalo,
-        rng: Generator,
+        self, rows: dict[str, Array], mask: Array, particle: dict[str, Array], host: Host, rng: Generator
     ) -> list[Component]:
         fate = rng.random(mask.shape)
         is_cored = fate < particle["f_cored"]

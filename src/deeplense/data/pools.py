@@ -1,0 +1,169 @@
+"""Who makes the shards: processes here, or the workers of a Dask cluster.
+
+Tasks are handed out in a bounded window, so that a million of them take no more memory than a hundred.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from importlib import metadata
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from deeplense.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AHEAD = 3  # tasks handed out for each that can run at a time
+PACKAGE = "deeplense"
+CONNECT = 8.0  # s, to wait for a scheduler's answer
+
+
+class Pool(NamedTuple):
+    """An executor, and how many tasks it can run at a time, which a cluster may change."""
+
+    executor: Executor
+    slots: Callable[[], int]
+
+
+def finished(pool: Pool, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
+    """(position, result) of each task as it ends; closed early, it withdraws what has not begun."""
+    futures: dict[Future[R], int] = {}
+    left = iter(enumerate(tasks))
+    try:
+        while True:
+            with _without_interrupts():
+                for k, task in islice(left, max(0, AHEAD * pool.slots() - len(futures))):
+                    futures[pool.executor.submit(function, task)] = k
+            if not futures:
+                return
+            for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                yield futures.pop(future), future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+@contextlib.contextmanager
+def processes(workers: int) -> Iterator[Pool]:
+    """Processes of this machine."""
+    # spawn, not fork: a forked copy of a process that has used threads can hang
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(os.getpid(),)) as executor:
+        yield Pool(executor, lambda: workers)
+
+
+@contextlib.contextmanager
+def cluster(address: str) -> Iterator[Pool]:
+    """The workers of a Dask scheduler. A task whose worker dies goes to another one.
+
+    Raises:
+        UserError: the scheduler goes away, or its workers cannot do the task.
+    """
+    from distributed import Client, KilledWorker
+    from distributed.comm import CommClosedError
+
+    with Client(address, set_as_default=False) as client:
+        if not client.nthreads():
+            print(f"--cluster {address}: no worker there yet; waiting for one", file=sys.stderr)
+        try:
+            client.run(metadata.version, PACKAGE)  # a worker without it would end itself, and the task wait forever
+            # not pure: results of an earlier run must not stand in for files that are gone
+            yield Pool(client.get_executor(retries=3, pure=False), lambda: max(16, sum(client.nthreads().values())))
+        except KilledWorker as error:
+            raise UserError(
+                f"--cluster {address}: the workers of one shard died each time, perhaps for lack of memory; "
+                "give them more and run the same command again"
+            ) from error
+        except (ImportError, RuntimeError) as error:
+            cause = error if isinstance(error, ImportError) else error.__cause__
+            if not isinstance(cause, ImportError):
+                raise
+            raise UserError(
+                f"--cluster {address}: it cannot import what it needs ({cause}); scheduler and workers need the same "
+                "packages as this machine"
+            ) from error
+        except Exception as error:
+            # a lost connection shows in many ways
+            if client.status == "running" and not isinstance(error, (CancelledError, CommClosedError)):
+                raise
+            raise UserError(f"--cluster {address}: the scheduler went away; run the same command again") from error
+
+
+def check(address: str) -> None:
+    """Ask whether a Dask scheduler answers at the address; a client would hang where something else listens.
+
+    Raises:
+        UserError: none does.
+    """
+    try:
+        import distributed  # noqa: F401
+    except ImportError as error:
+        raise UserError("--cluster needs Dask: pip install 'deeplense[cluster]'") from error
+    with ThreadPoolExecutor(1) as thread:  # the caller may run in an event loop
+        try:
+            kind = thread.submit(lambda: asyncio.run(asyncio.wait_for(_kind(address), CONNECT))).result()
+        except Exception as error:  # whatever an answer in another language leads to
+            said = str(error) or f"nothing within {CONNECT:g} s"
+            raise UserError(f"--cluster {address}: no Dask scheduler answers there ({said})") from error
+    if kind != "Scheduler":
+        raise UserError(f"--cluster {address}: no Dask scheduler answers there, but a {kind}")
+
+
+async def _kind(address: str) -> str:
+    """What part of Dask listens there."""
+    from distributed.core import rpc
+
+    async with rpc(address, timeout=CONNECT) as there:
+        return str((await there.identity())["type"])
+
+
+def start_worker(parent: int) -> None:
+    """What a process does first."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Workers of a killed parent must not live on."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes started here never see Ctrl-C, which a terminal sends to all: they end the shard that they are at."""
+    pressed: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    # the mask is what they inherit; the handler is for other threads of this process, which the mask leaves open
+    handler = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number)) if main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if main:
+            signal.signal(signal.SIGINT, handler)
+    if pressed:
+        raise KeyboardInterrupt

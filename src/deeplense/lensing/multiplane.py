@@ -1,0 +1,55 @@
+"""Lenses at several redshifts on one line of sight: the recursive lens equation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from deeplense.lensing import raytrace
+from deeplense.lensing.raytrace import Component
+
+
+class Plane(NamedTuple):
+    """Deflectors at one redshift in each of B images.
+
+    Attributes:
+        distance: comoving, in flat space (B,) [Mpc].
+        mass: components whose deflections are reduced for the source, as they would be if they were alone.
+    """
+
+    distance: Tensor
+    mass: Sequence[Component]
+
+
+def trace(x: Tensor, y: Tensor, planes: Sequence[Plane], distance_source: Tensor) -> tuple[Tensor, Tensor]:
+    """Where rays meet the source plane.
+
+    x_{j+1} = x_j + (χ_{j+1} − χ_j)(θ − Σ_{i≤j} α̂_i(x_i/χ_i)), α̂ = α χ_s/(χ_s − χ_i) (Schneider, Ehlers & Falco 1992,
+    eq. 9.7a, in comoving coordinates). With one plane it is θ − α.
+
+    Args:
+        x, y: (B, H, W), or what broadcasts to it [arcsec]. planes: in the order in which an image's rays meet them,
+            farther and farther. distance_source: (B,), comoving [Mpc].
+
+    Returns:
+        beta_x, beta_y: (B, H, W) [arcsec].
+
+    Raises:
+        ValueError: planes out of order.
+    """
+    source = distance_source[:, None, None]
+    slope_x, slope_y = x + 0 * y + 0 * source, y + 0 * x + 0 * source
+    at_x, at_y, here = torch.zeros_like(slope_x), torch.zeros_like(slope_y), torch.zeros_like(source)
+    for plane in planes:
+        there = plane.distance[:, None, None]
+        if bool((there <= here).any()) or bool((there >= source).any()):
+            raise ValueError("planes must follow each other between observer and source")
+        at_x, at_y = at_x + (there - here) * slope_x, at_y + (there - here) * slope_y
+        alpha_x, alpha_y = raytrace.deflection(at_x / there, at_y / there, plane.mass)
+        lever = source / (source - there)
+        slope_x, slope_y = slope_x - lever * alpha_x, slope_y - lever * alpha_y
+        here = there
+    return at_x / source + (1 - here / source) * slope_x, at_y / source + (1 - here / source) * slope_y

@@ -1,0 +1,121 @@
+"""Pictures for the simulator, galaxies or PSFs, read from a folder or one file; a bad one stops it, named.
+
+Small beside `data.formats`, which lies above this layer: no archives, and nothing is skipped but what is no picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+from PIL import Image
+
+from deeplense.errors import UserError
+
+Array = NDArray[np.float64]
+CHANNELS = 5  # a third axis this short holds channels, not rows
+
+
+class File(NamedTuple):
+    """One that holds pictures, as it was found: what is read from files may be kept while they stay the same."""
+
+    path: str
+    changed: int
+    size: int
+
+
+def find_files(path: str, where: str) -> tuple[File, ...]:
+    """In the order of their names.
+
+    Args:
+        path: a file (.npy, .fits, .h5, .png, .jpg) or a folder of them. where: the key of the recipe, for errors.
+
+    Raises:
+        UserError: nothing there.
+    """
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise UserError(f"{where}: no such file or folder: {path}")
+    files = sorted(root.rglob("*")) if root.is_dir() else [root]
+    files = [f for f in files if f.suffix.lower() in READERS and not f.name.startswith(".")]
+    if not files:
+        raise UserError(f"{where}: no picture in {path}; it takes {', '.join(READERS)}")
+    return tuple(File(str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files)
+
+
+def read_pictures(files: Sequence[File], where: str) -> Iterator[tuple[str, Array]]:
+    """(name, (H, W)) of every picture; channels are averaged.
+
+    Raises:
+        UserError: a picture that is damaged or not finite.
+    """
+    for file in files:
+        path = Path(file.path)
+        try:
+            pictures = [_plane(np.asarray(a)) for a in READERS[path.suffix.lower()](path)]
+        except Exception as error:  # decoders fail in any way on damaged files
+            raise UserError(f"{where}: {path}: not readable as a picture ({error})") from error
+        for k, picture in enumerate(pictures):
+            name = str(path) if len(pictures) == 1 else f"{path}#{k}"
+            if not np.isfinite(picture).all():
+                raise UserError(f"{where}: {name}: holds NaN or infinite pixels; fill them or take it out")
+            yield name, picture
+
+
+def _plane(array: NDArray[Any]) -> Array:
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"it holds {array.dtype}")
+    if array.ndim == 3 and min(array.shape[0], array.shape[2]) <= CHANNELS:
+        array = array.mean(0 if array.shape[0] <= CHANNELS else 2)
+    if array.ndim != 2:
+        raise ValueError(f"its shape is {array.shape}")
+    return array.astype(np.float64)
+
+
+def _npy(file: Path) -> Iterator[Any]:
+    array = np.load(file, allow_pickle=False)
+    several = array.ndim == 4 or (array.ndim == 3 and min(array.shape[0], array.shape[2]) > CHANNELS)
+    yield from array if several else [array]
+
+
+def _fits(file: Path) -> Iterator[Any]:
+    with fits.open(file, memmap=False) as hdus:
+        images = [hdu.data for hdu in hdus if hdu.is_image and hdu.data is not None and hdu.data.ndim in (2, 3)]
+    if not images:
+        raise ValueError("no image in the FITS file")
+    yield images[0]
+
+
+def _hdf5(file: Path) -> Iterator[Any]:
+    found: list[Any] = []
+
+    def consider(_: str, thing: Any) -> None:
+        if isinstance(thing, h5py.Dataset) and thing.ndim in (2, 3, 4) and thing.dtype.kind in "biuf":
+            found.append(thing[()])
+
+    with h5py.File(file, "r") as opened:
+        opened.visititems(consider)
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} arrays of images in the HDF5 file, where one is expected")
+    yield from found if found[0].ndim == 2 else found[0]
+
+
+def _picture(file: Path) -> Iterator[Any]:
+    with Image.open(file, formats=("JPEG", "PNG")) as picture:
+        yield np.asarray(picture if picture.mode.startswith(("I", "F")) else picture.convert("RGB"))
+
+
+READERS: dict[str, Callable[[Path], Iterator[Any]]] = {
+    ".npy": _npy,
+    ".fits": _fits,
+    ".h5": _hdf5,
+    ".hdf5": _hdf5,
+    ".png": _picture,
+    ".jpg": _picture,
+    ".jpeg": _picture,
+}
