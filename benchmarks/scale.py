@@ -110,9 +110,8 @@ def run(images: int, workers: int, size: int) -> None:
         efficiency = np.diff(edges) * SHARD / np.diff(memory.seconds(done[edges]))
         for k, rate in enumerate(rates):
             parent, worker = memory.peak(done[edges[k]], done[edges[k + 1]])
-            print(
-                f"  tenth {k + 1:2d}: {rate:7,.0f} images/s, {efficiency[k]:,.0f} a core-second, {parent:.0f} MB here, {worker:.0f} MB in a worker"
-            )
+            print(f"  tenth {k + 1:2d}: {rate:7,.0f} images/s, {efficiency[k]:,.0f} a core-second, "
+                  f"{parent:.0f} MB here, {worker:.0f} MB in a worker")  # fmt: skip
         print(f"  throughput, last tenth over first: {rates[-1] / rates[0]:.3f} by the clock, "
               f"{efficiency[-1] / efficiency[0]:.3f} by processor time")  # fmt: skip
         start = time.perf_counter()
