@@ -117,7 +117,7 @@ def reliability(probabilities: Floats, labels: Ints, ece: float) -> Figure:
     top.plot([0, 1], [0, 1], ":", color=MUTED, lw=1)
     errors = np.maximum([accuracy - low, high - accuracy], 0)
     top.errorbar(mean, accuracy, errors, fmt="o-", ms=5, color=COLORS[0], ecolor="#7FB8D8", elinewidth=1.4)
-    top.text(0.04, 0.93, f"ECE {ece:.4f}", transform=top.transAxes, color=INK)
+    top.text(0.96, 0.06, f"ECE {ece:.4f}", transform=top.transAxes, color=INK, ha="right")
     top.set(ylabel="accuracy", xlim=(start - 0.03, 1.02), ylim=(min(start, low.min()) - 0.03, 1.02))
     bottom.hist(confidence, np.linspace(0, 1, calibration.BINS + 1), color=COLORS[0], alpha=0.75, log=True)
     bottom.set(xlabel="confidence: probability of the predicted class", ylabel="images", ylim=(0.7, 2 * n.max()))
