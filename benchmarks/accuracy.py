@@ -24,7 +24,8 @@ RECIPES["euclid_vis_1_9_2"] = "legacy/model_2"
 def worst(instrument: str, label: int, part: int, n: int) -> np.ndarray:
     """Errors (float64 before and after the PSF, float32 before and after) of n scenes."""
     torch.set_num_threads(1)
-    world = World(config.load_recipe(RECIPES[instrument]).simulation)
+    recipe = config.load_recipe(RECIPES.get(instrument, "model_2"), [f"simulation.instrument={instrument}"])
+    world = World(recipe.simulation)
     scene = world.scenes(1, "accuracy", part)[label][:n]
     out = []
     args = (world.size, world.pixel_scale)
