@@ -105,11 +105,12 @@ def test_images_come_in_the_order_asked_for_across_shards(mock: Path) -> None:
     for index in ([11, 0, 6, 7, 7, 3], [6], [7], [], list(range(11, -1, -1))):
         order = np.array(index, dtype=np.int64)
         np.testing.assert_array_equal(split.images(order).numpy(), whole[order])
-    batch = split.batch(np.array([8, 2]), target=1)
-    np.testing.assert_array_equal(batch.image.numpy(), whole[[8, 2]])
-    np.testing.assert_array_equal(batch.target.numpy(), split.params[[8, 2], 1].astype(np.float32))
-    assert batch.id.tolist() == [8, 2]
-    assert batch.label.tolist() == split.labels[[8, 2]].tolist()
+    batch = split.batch(np.array([8, 2, 9]), target=1)
+    rows = [2, 8, 9]  # grouped by shard
+    np.testing.assert_array_equal(batch.image.numpy(), whole[rows])
+    np.testing.assert_array_equal(batch.target.numpy(), split.params[rows, 1].astype(np.float32))
+    assert batch.id.tolist() == rows
+    assert batch.label.tolist() == split.labels[rows].tolist()
     assert [c.dtype for c in batch] == [torch.float32, torch.int64, torch.float32, torch.int64]
     assert split.batch(np.array([1])).target.isnan().all()
 

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -105,9 +106,16 @@ def cluster(address: str) -> Iterator[Pool]:
             ) from error
         except Exception as error:
             # a lost connection shows in many ways
-            if client.status == "running" and not isinstance(error, (CancelledError, CommClosedError)):
+            lost = isinstance(error, (CancelledError, CommClosedError)) or _raised_by(error).startswith("distributed.")
+            if client.status == "running" and not lost:
                 raise
             raise UserError(f"--cluster {address}: the scheduler went away; run the same command again") from error
+
+
+def _raised_by(error: BaseException) -> str:
+    """The module in which an error was raised: of a lost task Dask's own code trips, before it knows."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return str(frames[-1][0].f_globals.get("__name__", "")) if frames else ""
 
 
 def check(address: str) -> None:
