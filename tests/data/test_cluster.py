@@ -9,12 +9,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
+from tiny import content, wait_for
 
 from deeplense import config
 from deeplense.data import generate, pools, schema
@@ -25,32 +26,7 @@ from deeplense.errors import UserError
 distributed = pytest.importorskip("distributed")
 from distributed.diagnostics.plugin import SchedulerPlugin  # noqa: E402
 
-TINY: dict[str, Any] = {
-    "name": "tiny",
-    "seed": 5,
-    "splits": {f"part{k}": 800 for k in range(6)},
-    "simulation": {
-        "size": 16,
-        "pixel_scale": 0.25,
-        "lens": {"theta_E": 1.2, "e1": 0.1},
-        "source": {"magnitude": 20.0, "center_x": {"uniform": [-0.3, 0.3]}, "R_sersic": 0.3},
-        "classes": {"no_sub": {"population": "none"}, "cdm": {"population": "point_masses", "number": {"poisson": 3}}},
-    },
-}
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file, hidden ones too."""
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
-    """A deadline for what would otherwise hang, not a measurement."""
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-    return found
+TINY = tiny.TINY | {"splits": {f"part{k}": 800 for k in range(6)}}
 
 
 class Interrupted(SchedulerPlugin):  # type: ignore[misc]

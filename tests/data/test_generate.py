@@ -6,20 +6,17 @@ import contextlib
 import dataclasses
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny import TINY, content
 
 from deeplense import cli, config
 from deeplense.data import generate, pools, schema, store
@@ -27,25 +24,7 @@ from deeplense.data.generate import simulate
 from deeplense.data.store import Dataset, validate
 from deeplense.errors import UserError
 
-TINY: dict[str, Any] = {
-    "name": "tiny",
-    "seed": 5,
-    "splits": {"train": 3500, "val": 1030, "test": 20},
-    "simulation": {
-        "size": 16,
-        "pixel_scale": 0.25,
-        "lens": {"theta_E": 1.2, "e1": 0.1},
-        "source": {"magnitude": 20.0, "center_x": {"uniform": [-0.3, 0.3]}, "R_sersic": 0.3},
-        "classes": {"no_sub": {"population": "none"}, "cdm": {"population": "point_masses", "number": {"poisson": 3}}},
-    },
-}
 SHARDS = ["test-00000.h5", *(f"train-0000{k}.h5" for k in range(4)), "val-00000.h5", "val-00001.h5"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file, hidden ones too."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def fails(match: str, out: Path, recipe: Any = TINY, **options: Any) -> None:
@@ -56,12 +35,6 @@ def fails(match: str, out: Path, recipe: Any = TINY, **options: Any) -> None:
 
 def forbidden(*_: object, **__: object) -> Any:
     raise AssertionError("nothing should be made")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven shards, made in one go; never changed by a test."""
-    return simulate(TINY, tmp_path_factory.mktemp("whole") / "tiny", workers=1)
 
 
 @pytest.fixture
@@ -354,127 +327,6 @@ def test_what_a_failing_shard_says_comes_through_and_a_new_run_goes_on(
     assert "wrote" in capsys.readouterr().out
     cli.main([*arguments[:3], str(tmp_path / "whole"), *arguments[4:]])
     assert content(tmp_path / "o") == content(tmp_path / "whole")
-
-
-LAUNCHER = """
-import os, signal, sys, time
-from deeplense import cli
-from deeplense.data.generate import World, config
-recipe, out, *delays = sys.argv[1:]
-World(config.load_recipe(recipe).simulation)  # what takes time is imported once, here
-def start():
-    pid = os.fork()
-    if pid == 0:
-        try:
-            cli.main(["simulate", recipe, "--out", out, "--workers", "1"])
-        except SystemExit as stop:
-            os._exit(stop.code)
-        os._exit(0)
-    return pid
-for delay in delays:
-    pid = start()
-    time.sleep(float(delay))
-    os.kill(pid, signal.SIGKILL)
-    print("killed" if os.WIFSIGNALED(os.waitpid(pid, 0)[1]) else "finished", len(os.listdir(out)), flush=True)
-print("end", os.waitstatus_to_exitcode(os.waitpid(start(), 0)[1]))
-"""
-
-
-def test_killed_at_ten_random_moments_it_ends_bit_identical(whole: Path, tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text(config.dump(TINY))
-    draw = random.Random(3)
-    # from before the first file to well within a shard; what one life has finished, the next one keeps
-    delays = [f"{draw.uniform(0.02, 0.35):.3f}" for _ in range(10)]
-    out = tmp_path / "o"
-    done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, str(tmp_path / "r.yaml"), str(out), *delays],
-        capture_output=True, text=True, env=ENVIRONMENT, timeout=120,
-    )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("killed", "finished", "end"))]
-    assert len(lines) == 11, done.stderr
-    assert lines[0].startswith("killed")
-    assert lines[-1] == "end 0"
-    assert content(out) == content(whole)
-
-
-def children(pid: int) -> set[int]:
-    """Living children of a process."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = path.read_text().rpartition(")")[2].split()[:2]
-        except OSError:
-            continue
-        if int(parent) == pid and state != "Z":
-            found.add(int(path.parent.name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 90) -> Any:
-    """A deadline for what would otherwise hang, not a measurement."""
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-    return found
-
-
-def start(recipe: Path, out: Path, *options: str) -> subprocess.Popen[str]:
-    command = [str(Path(sys.executable).with_name("deeplense")), "simulate", str(recipe), "--out", str(out), *options]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, start_new_session=True
-    )
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
-def test_workers_of_a_killed_parent_end_and_leave_nothing_bad(tmp_path: Path) -> None:
-    long = {**TINY, "splits": {"train": 1024 * 300}}
-    (tmp_path / "r.yaml").write_text(config.dump(long))
-    out = tmp_path / "o"
-    run, workers = start(tmp_path / "r.yaml", out, "--workers", "2"), set[int]()
-    try:
-        wait_for(lambda: list(out.glob("*.h5")))
-        workers = children(run.pid)
-        assert len(workers) >= 2
-        os.kill(run.pid, signal.SIGKILL)
-        run.wait()
-        wait_for(lambda: not any(alive(pid) for pid in workers))
-    finally:
-        for pid in filter(alive, [run.pid, *workers]):
-            os.kill(pid, signal.SIGKILL)
-    assert not (out / schema.MANIFEST).exists()
-    made = list(out.glob("*.h5"))
-    expected = simulate({**long, "splits": {"train": 1024 * 3}}, tmp_path / "serial", workers=1)
-    for path in made:
-        if (expected / path.name).exists():
-            assert path.read_bytes() == (expected / path.name).read_bytes()
-        assert path.stat().st_size == (expected / "train-00000.h5").stat().st_size
-
-
-@pytest.mark.skipif(not hasattr(os, "killpg"), reason="takes process groups")
-def test_ctrl_c_of_a_terminal_stops_all_processes_with_one_line(tmp_path: Path) -> None:
-    """A terminal sends SIGINT to the workers too, here while they are starting."""
-    (tmp_path / "r.yaml").write_text(config.dump({**TINY, "splits": {"train": 1024 * 300}}))
-    run = start(tmp_path / "r.yaml", tmp_path / "o", "--workers", "2")
-    try:
-        wait_for(lambda: len(children(run.pid)) >= 3)  # two workers and a resource tracker
-        os.killpg(run.pid, signal.SIGINT)
-        out, err = run.communicate(timeout=90)
-    finally:
-        if run.poll() is None:
-            os.killpg(run.pid, signal.SIGKILL)
-    assert run.returncode == 130
-    assert "stopped; the same command continues after" in out
-    assert "of 300 shards" in out
-    assert "Traceback" not in err
-    assert "Error" not in err
 
 
 def test_a_worker_that_dies_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
