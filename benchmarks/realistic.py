@@ -57,7 +57,7 @@ def whole_ours(block: int) -> tuple[int, float]:
 
 def render_theirs(first: int, n: int) -> tuple[int, float]:
     torch.set_num_threads(1)
-    w = world("simulation.mesh_below=0")
+    w = world("simulation.mesh=false")
     scene = scenes(w, 0)[first : first + n]
     start = time.perf_counter()
     reference.render(scene, w.size, w.pixel_scale, w.instrument)
@@ -67,7 +67,7 @@ def render_theirs(first: int, n: int) -> tuple[int, float]:
 def mesh_error(block: int) -> np.ndarray:
     """Largest |with mesh − exact| of each image in units of the noise's σ in that pixel."""
     torch.set_num_threads(1)
-    w, plain = world(), world("simulation.mesh_below=0")
+    w, plain = world(), world("simulation.mesh=false")
     args = (w.size, w.pixel_scale, w.instrument)
     meshed = image.render(scenes(w, block).to("cpu", torch.float32), *args).double()
     scene = scenes(plain, block)

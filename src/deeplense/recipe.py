@@ -100,7 +100,7 @@ class Simulation:
     lens_light: Source | None = None
     lens_light_residual: Prior | None = None  # share that its subtraction leaves, of either sign; not subtracted: null
     match_mass: bool = False  # theta_E is that of macro lens and substructure together, so no class weighs more
-    mesh_below: float = 0.0  # arcsec; halos that deflect less at R_s share a mass grid (0: all summed exactly)
+    mesh: bool = False  # halos share a mass grid, 0.02 of the noise from their exact sum; see deeplense.lensing.mesh
     # class name -> {population: key of deeplense.sim.substructure.POPULATIONS, **its parameters}
     classes: dict[str, dict[str, Any]] = field(default_factory=lambda: {"no_sub": {"population": "none"}})
 

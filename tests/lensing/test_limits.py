@@ -17,6 +17,7 @@ from scipy.integrate import quad
 
 from deeplense.lensing import raytrace
 from deeplense.lensing.mass import MASS
+from deeplense.lensing.mass.radial import log1p
 from deeplense.lensing.raytrace import Component
 
 RADII = np.concatenate([
@@ -95,6 +96,13 @@ def test_float32(name: str) -> None:
     for p in CASES[name][1]:
         scale = p.get("R_s", 1.0)
         assert error(name, p, RADII[RADII > 5e-5] * scale, torch.float32) < (7e-5 if name == "cnfw" else 1e-5), p
+
+
+def test_logarithm_near_one() -> None:
+    z = torch.cat([-torch.logspace(-12, -0.1, 500, dtype=torch.float64), torch.logspace(-12, 12, 500).double()])
+    z = z.float().double()
+    torch.testing.assert_close(log1p(z.float()).double(), torch.log1p(z), rtol=2e-7, atol=0)
+    torch.testing.assert_close(log1p(z), torch.log1p(z), rtol=0, atol=0)
 
 
 def test_limits_of_one_profile_are_another() -> None:

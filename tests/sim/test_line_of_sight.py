@@ -113,7 +113,7 @@ def test_a_world_with_field_halos_renders_and_records_them() -> None:
     simulation = recipe.Simulation(
         size=32, supersampling=1, z_source=1.5, lens=recipe.Lens(theta_E=0.9), source=recipe.Source(magnitude=22.0),
         classes={"cdm": {"population": "cdm", "line_of_sight": 1.0, "mass": [1e8, 1e10]}}, match_mass=True,
-        mesh_below=3e-4,
+        mesh=True,
     )  # fmt: skip
     world = World(simulation)
     (scene,) = world.scenes(0, "test", 0, 8)

@@ -43,10 +43,8 @@ def test_every_population_holds_the_same_mass_inside_the_einstein_radius(name: s
     matched = drawn | {"lens.theta_E": macro.match_mass(drawn, sub.mass)}
     assert np.abs(matched["lens.theta_E"] / drawn["lens.theta_E"] - 1).max() > 1e-5
     both = [*macro.macro_lens(matched), *sub.mass]
-    smooth = inside(drawn, macro.macro_lens(drawn), macro.DIRECTIONS)
-    np.testing.assert_allclose(inside(drawn, both, macro.DIRECTIONS), smooth, rtol=1e-6)
-    # on a finer circle the matching's own error shows: halos closer to the circle than its points are to each other
-    error = inside(drawn, both, 4096) / inside(drawn, macro.macro_lens(drawn), 4096) - 1
+    error = inside(drawn, both, 8192) / inside(drawn, macro.macro_lens(drawn), 8192) - 1
+    # a point mass is in or out, which sixteen nodes see in steps
     assert np.abs(error).max() < (1e-4 if name == "point_masses" else 2e-5)
 
 

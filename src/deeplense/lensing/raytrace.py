@@ -40,13 +40,13 @@ class Component:
         mask = None if self.mask is None else self.mask[rows]
         return replace(self, params={k: v[rows] for k, v in self.params.items()}, mask=mask)
 
-    def only(self, keep: Tensor, mesh: bool = False) -> Component:
+    def only(self, keep: Tensor) -> Component:
         """Those where `keep` (B, N) is true, moved together so that the array is as short as it can be."""
         keep = keep if self.mask is None else keep & self.mask
         longest = max(1, int(keep.sum(1).max())) if len(keep) else 1
         order = torch.argsort(~keep, dim=1, stable=True)[:, :longest]
         params = {k: v.gather(1, order) for k, v in self.params.items()}
-        return Component(self.profile, params, keep.gather(1, order), mesh)
+        return Component(self.profile, params, keep.gather(1, order))
 
     def trimmed(self) -> Component:
         """Without what need not be computed: images alike, columns at the end that are padding in all images."""

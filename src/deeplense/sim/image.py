@@ -64,7 +64,7 @@ def _surface(scene: Scene, size: int, pixel_scale: float, supersampling: int) ->
     alpha_x, alpha_y = raytrace.deflection(x, y, [c for c in scene.mass if not c.mesh])
     for light in (c for c in scene.mass if c.mesh):
         grid = mesh_for(light.profile, x.shape[-1], pixel_scale / supersampling, scale.device, scale.dtype)
-        more_x, more_y = grid.deflection(light.params, light.mask)
+        more_x, more_y = grid.deflection(light)
         alpha_x, alpha_y = alpha_x + more_x, alpha_y + more_y
     x, y = x.to(scale.dtype), y.to(scale.dtype)
     if bool((scale != 1).any()):

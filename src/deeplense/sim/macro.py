@@ -12,10 +12,12 @@ from torch import Tensor
 
 from deeplense.errors import UserError
 from deeplense.lensing import raytrace
+from deeplense.lensing.mass import MASS
 from deeplense.lensing.raytrace import Component
 
 Array = NDArray[np.float64]
-DIRECTIONS = 128  # around the circle on which masses are compared
+DIRECTIONS = 128  # around the circle on which masses are compared, for what is not circular
+NODES, CROWDING = 16, 7.0  # for what is
 MOST = 0.9  # of the mass inside θ_E that substructure may hold
 LARGEST = 1e-12  # a multipole weaker than that is none
 
@@ -68,8 +70,40 @@ def match_mass(drawn: Mapping[str, Array], substructure: list[Component]) -> Arr
 
 def _radial(drawn: Mapping[str, Array], mass: list[Component]) -> Array:
     """(n,) mean radial deflection on the circle θ_E around the macro lens."""
-    angle = torch.arange(DIRECTIONS, dtype=torch.float64) * (2 * torch.pi / DIRECTIONS)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    x, y, r = (torch.from_numpy(drawn[f"lens.{k}"])[:, None, None] for k in ("center_x", "center_y", "theta_E"))
-    alpha_x, alpha_y = raytrace.deflection(x + r * cos, y + r * sin, mass)
-    return np.asarray((alpha_x * cos + alpha_y * sin).mean((1, 2)).numpy())
+    x, y, R = (torch.from_numpy(drawn[f"lens.{k}"])[:, None] for k in ("center_x", "center_y", "theta_E"))
+    total = torch.zeros_like(R[:, 0])
+    for component in mass:
+        if MASS[component.profile].circular:
+            total += _radial_of_circular(component, x, y, R)
+        else:
+            angle = torch.arange(DIRECTIONS, dtype=torch.float64) * (2 * torch.pi / DIRECTIONS)
+            cos, sin = torch.cos(angle), torch.sin(angle)
+            on_circle = (x + R * cos)[:, None], (y + R * sin)[:, None]
+            alpha_x, alpha_y = raytrace.deflection(*on_circle, [component])
+            total += (alpha_x * cos + alpha_y * sin).mean((1, 2))
+    return total.numpy()
+
+
+def _radial_of_circular(component: Component, x: Tensor, y: Tensor, R: Tensor) -> Tensor:
+    """(n,) the same, of circular profiles, each symmetric about its own direction.
+
+    1/π ∫₀^π (α/s)(R − d cos φ) dφ for a halo at distance d, s² = R² + d² − 2 R d cos φ, by Gauss's nodes that crowd at
+    φ = 0, next to the halo: φ ∝ sinh(`CROWDING` t). To 3e-6 of the halo's mass wherever it is.
+    """
+    profile = MASS[component.profile]
+    halos = component if component.mask is None else component.only(component.mask)
+    t, weight = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(NODES))
+    t = CROWDING * (1 + t) / 2
+    phi = torch.pi * torch.sinh(t) / np.sinh(CROWDING)
+    weight = weight * torch.cosh(t) * (CROWDING / 2 / np.sinh(CROWDING))
+    total = torch.zeros_like(R[:, 0])
+    for part in halos.chunks(NODES):
+        params = dict(part.params)
+        d = torch.hypot(params.pop("center_x") - x, params.pop("center_y") - y)[..., None]
+        if part.mask is not None:
+            params |= {name: params[name] * part.mask for name in profile.strength}
+        r = R[..., None]
+        s2 = (r - d) ** 2 + 4 * r * d * torch.sin(phi / 2) ** 2
+        ratio = profile.function(s2, **{k: v[..., None] for k, v in params.items()})
+        total += (ratio * (r - d * torch.cos(phi)) @ weight).sum(1)
+    return total

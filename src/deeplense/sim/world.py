@@ -14,7 +14,7 @@ from deeplense import config, recipe, rng
 from deeplense.errors import UserError
 from deeplense.lensing import cosmology
 from deeplense.lensing.cosmology import Distances
-from deeplense.lensing.mesh import split
+from deeplense.lensing.mesh import on_grid
 from deeplense.lensing.raytrace import Component
 from deeplense.sim import psf
 from deeplense.sim.checks import check, one_of
@@ -195,7 +195,7 @@ class World:
         fixed = all(prior.constant for prior in [*self._lens.values(), *self._redshifts])
         macro = macro_lens(drawn, alike=fixed and not self.simulation.match_mass)
         return Scene(
-            mass=[*macro, *(part for c in sub.mass for part in split(c, self.simulation.mesh_below))],
+            mass=[*macro, *(on_grid(c) if self.simulation.mesh else c for c in sub.mass)],
             source=[],
             lens_light=[],
             deflection_scale=torch.full((len(index),), self.deflection_scale, dtype=torch.float64),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeplense.lensing.mass.radial import EDGE, mean_and_rest, outside, steepness, table
+from deeplense.lensing.mass.radial import EDGE, log1p, mean_and_rest, outside, steepness, table
 
 ALMOST = 0.4  # |r_core/R_s − 1| below which the closed form of `cnfw`, 0/0 twice at 1, is replaced by an integral
 NODES = tuple(zip(*(v.tolist() for v in np.polynomial.legendre.leggauss(6)), strict=True))
@@ -66,4 +66,5 @@ def soliton(r2: Tensor, kappa_0: Tensor, theta_c: Tensor) -> Tensor:
     α/r = 2 κ_0/(13 t) [1 − (1 + t)^−6.5], t = a r²/θ_c²; as lenstronomy's Uldm with slope 8.
     """
     t = (r2 * (SOLITON_A / theta_c**2)).add_(table(r2).floor)
-    return torch.expm1(torch.log1p(t).mul_(-6.5)) / t * (kappa_0 * (-2 / 13))
+    half = torch.tanh(log1p(t) * -3.25)  # e^{2y} − 1 = 2 tanh y/(1 − tanh y), which vectorises as expm1 does not
+    return half / (t * (1 - half)) * (kappa_0 * (-4 / 13))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from deeplense.lensing.mass.profile import Deflection
+from deeplense.lensing.mass.radial import log1p
 
 SOFTENING = 1e-9  # arcsec; keeps α finite at the ends of the line
 
@@ -32,7 +33,7 @@ def line_mass(
     far, near = u.abs() + half_length, u.abs() - half_length  # distances to the line's ends along it
     v2 = v * v + SOFTENING**2
     # ln[(a²+v²)/(b²+v²)] is odd in u; log1p keeps the digits that a ratio near one would lose far from a short line
-    log_ratio = torch.sign(u) * torch.log1p(4 * u.abs() * half_length / (near * near + v2))
+    log_ratio = torch.sign(u) * log1p(4 * u.abs() * half_length / (near * near + v2))
     # atan(a/v) − atan(b/v) as one atan2, without cancellation
     angle_seen = torch.atan2(2 * half_length * v, v2 + far * near)
     alpha_u = theta_E2 / (4 * half_length) * log_ratio

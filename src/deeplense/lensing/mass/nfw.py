@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from deeplense.lensing.mass.radial import HALF_PI, inner, outer, outside, table
+from deeplense.lensing.mass.radial import HALF_PI, inner, log1p, outer, outside, table
 
 G_AT_R_S = 1 - math.log(2)  # G of `radial` at r = R_s
 
@@ -36,8 +36,8 @@ def tnfw(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor, r_trunc: Tensor) -> Tensor:
     x, h = torch.sqrt(X), torch.sqrt(X + t2)
     inverse_X, inverse_D, y = torch.reciprocal(X), torch.reciprocal(h + tau), torch.reciprocal(1 + x)
     beyond = t2 / (h + x)  # h − x
-    A = torch.log1p(X * inverse_D * (0.5 / tau))
-    B = torch.log1p((beyond + tau) / x)
+    A = log1p(X * inverse_D * (0.5 / tau))
+    B = log1p((beyond + tau) / x)
     log = (B - A).sub_(torch.log(tau))  # ln(2/x)
     # (τ²−1) G + 2E, from G inside and from E outside; sums in place, because passes over the pixels are what costs
     near = (2 * log).sub_(y, alpha=2 * HALF_PI).addcmul_(torch.add(c, X, alpha=2), inner(X, log))
