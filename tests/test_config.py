@@ -35,6 +35,7 @@ def fails(match: str, source: Any, *overrides: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.usefixtures("galaxies")
 @pytest.mark.parametrize("name", config.shipped())
 def test_every_shipped_recipe_loads_and_builds_its_world(name: str) -> None:
     recipe = config.load_recipe(name)

@@ -49,7 +49,8 @@ class Lens:
 class Source:
     """A Sérsic galaxy, smooth or with clumps, or an image of one. Give `amplitude` or `magnitude` (AB), not both.
 
-    `amplitude` is the brightness at R_sersic [counts/s/arcsec^2]; of an image, the total flux [counts/s].
+    `amplitude` is the brightness at R_sersic [counts/s/arcsec^2]; of an image, the total flux [counts/s]. Where there
+    are several bands, both are of the first, and `colours` give the others.
     """
 
     amplitude: Prior | None = None
@@ -65,6 +66,11 @@ class Source:
     clump_size: Prior = 0.1  # their R_sersic over the galaxy's
     images: str | None = None  # a folder or file of galaxy images, drawn in place of the profile
     image_width: Prior = 2.0  # arcsec, an image's longer side
+    image_channels: list[int] | None = None  # the images' channel of each band, from 0; in their order when not given
+    share_images: bool = False  # with the other splits; a fault of DeepLenseSim, Model IV
+    # {g-r: prior}: magnitude in g less that in r, of bands that follow one another; 0 when not given, but an image with
+    # a channel for each band has the colours of its pixels when none is given
+    colours: dict[str, Prior] | None = None
 
 
 @dataclass
@@ -77,17 +83,30 @@ class CosmicRays:
 
 
 @dataclass
+class Band:
+    """A channel of the images; what it leaves out is as in the simulation."""
+
+    instrument: str | None = None
+    exposure_time: Prior | None = None  # s
+    psf: dict[str, Any] | None = None
+
+
+@dataclass
 class Simulation:
     """A world: priors over lenses, sources, substructure, and an instrument."""
 
     size: int = 64  # pixels a side
     instrument: str = "euclid_vis"  # a key of deeplense.sim.instrument.INSTRUMENTS
+    # band -> {instrument, exposure_time, psf}, from blue to red: the images' channels; one, of `instrument`, when not
+    # given. Lens and source are the same in all bands, but for the colours of their light
+    bands: dict[str, dict[str, Any]] = field(default_factory=dict)
     pixel_scale: float | None = None  # arcsec; the instrument's when not given
     exposure_time: Prior | None = None  # s; the instrument's total when not given
     supersampling: int = 1
     # {gaussian: fwhm}, {moffat: [fwhm, beta]} (arcsec) or {kernels: folder}; the instrument's Gaussian when not given
     psf: dict[str, Any] | None = None
     noise: Literal["once", "none", "doubled", "triple"] = "once"
+    scale_to_max: bool = False  # clip at 0, divide by the brightest pixel; a fault of DeepLenseSim, Model IV
     correlated_noise: float = 0.0  # pixels over which the background's noise is alike, as after drizzling
     cosmic_rays: CosmicRays | None = None
     bad_pixels: float = 0.0  # share of the pixels that are NaN
@@ -98,10 +117,13 @@ class Simulation:
     lens: Lens = field(default_factory=Lens)
     source: Source = field(default_factory=Source)
     lens_light: Source | None = None
+    lens_envelope: Source | None = None  # a second, outer component of the lens light
     lens_light_residual: Prior | None = None  # share that its subtraction leaves, of either sign; not subtracted: null
     match_mass: bool = False  # theta_E is that of macro lens and substructure together, so no class weighs more
     mesh: bool = False  # halos share a mass grid, 0.02 of the noise from their exact sum; see deeplense.lensing.mesh
-    # class name -> {population: key of deeplense.sim.substructure.POPULATIONS, **its parameters}
+    compile: bool = False  # loops over halos are fused by torch.compile: worth it for 10,000 images or more
+    # class name -> {population: key of deeplense.sim.substructure.POPULATIONS, **its parameters}; `lens`: what of the
+    # macro lens is other in this class, which gives it away: a fault of DeepLenseSim, Model IV
     classes: dict[str, dict[str, Any]] = field(default_factory=lambda: {"no_sub": {"population": "none"}})
 
 

@@ -74,6 +74,7 @@ def test_info_of_a_bundle(tiny_dataset: Path, tmp_path: Path) -> None:
     assert found["data"] == read_manifest(tiny_dataset).fingerprint[:16]
 
 
+@pytest.mark.usefixtures("galaxies")
 @pytest.mark.parametrize("name", list(config.shipped()))
 def test_info_of_every_shipped_recipe(name: str) -> None:
     found = said(info(name))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -91,6 +94,14 @@ def test_float32_adds_less_than_the_grid() -> None:
     single = torch.stack(grid.deflection(component.to("cpu", torch.float32)))
     double, _ = both(component)
     assert float((single - double).abs().max() / double.abs().max()) < 1e-4
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a compiler")
+def test_compiled_it_is_the_same_sum() -> None:
+    component = halos("tnfw", 40)
+    eager, _ = both(component)
+    compiled, _ = both(replace(component, fused=True))
+    torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-13)
 
 
 def test_neighbouring_images_make_groups() -> None:

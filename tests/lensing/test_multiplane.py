@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from astropy.cosmology import FlatLambdaCDM
 from lenstronomy.LensModel.lens_model import LensModel
 
 from deeplense.lensing import cosmology, raytrace
-from deeplense.lensing.multiplane import Plane, trace
+from deeplense.lensing.multiplane import Plane, Planes, trace
 from deeplense.lensing.raytrace import Component
 
 Z = (0.2, 0.5, 0.5, 0.9, 1.3)  # of each deflector; the source is at 1.5
@@ -70,6 +71,19 @@ def test_one_plane_is_the_usual_lens_equation() -> None:
     beta_x, beta_y = trace(x, y, [only], comoving(1.5, 1.5))
     torch.testing.assert_close(beta_x, x - alpha_x, rtol=0, atol=1e-13)
     torch.testing.assert_close(beta_y, y - alpha_y, rtol=0, atol=1e-13)
+
+
+def test_components_find_their_planes() -> None:
+    """Whatever their order, and image by image."""
+    x, y = raytrace.grid(9, 0.3, "cpu", torch.float64)
+    expected = trace(x, y, planes(), comoving(1.5, 1.5))
+    mass = [dataclasses.replace(c, plane=k - 1) for k, plane in enumerate(planes()) for c in plane.mass][::-1]
+    z = torch.tensor([[0.2, 0.5, 0.9, 1.3]] * 2, dtype=torch.float64)
+    where = Planes(z, torch.tensor([1.5, 1.5], dtype=torch.float64), front=1, Om0=0.3)
+    for rows in (slice(0, 2), slice(1, 2)):
+        alpha = where[rows].deflection(x, y, [c[rows] for c in mass])
+        for a, at, beta in zip(alpha, (x, y), expected, strict=True):
+            torch.testing.assert_close(at - a, beta[rows], rtol=0, atol=1e-12)
 
 
 def test_planes_keep_their_order() -> None:

@@ -1,6 +1,7 @@
 """Ray shooting: sums, chunks, the magnification as a Jacobian."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,10 +46,9 @@ def halos(N: int = 9) -> list[Component]:
     ]
 
 
-def fuse(monkeypatch: pytest.MonkeyPatch, elements: int = raytrace.FUSED) -> None:
-    monkeypatch.setattr(raytrace, "COMPILE", True)
-    monkeypatch.setattr(raytrace, "FUSED", elements)
+def fused(mass: list[Component]) -> list[Component]:
     raytrace._fused.cache_clear()
+    return [replace(c, fused=True) for c in mass]
 
 
 def test_fused_sum_is_the_same_sum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,23 +58,22 @@ def test_fused_sum_is_the_same_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(torch, "compile", lambda f, **_: lambda *a: calls.append(1) or f(*a))
     for elements, number in ((raytrace.FUSED, 1), (2 * 256 * 4, 3)):
-        fuse(monkeypatch, elements)
+        monkeypatch.setattr(raytrace, "FUSED", elements)
         calls.clear()
-        for a, b in zip(raytrace.deflection(x, y, halos()), whole, strict=True):
+        for a, b in zip(raytrace.deflection(x, y, fused(halos())), whole, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
         assert len(calls) == number
     calls.clear()
-    raytrace.deflection(x, y.clone().requires_grad_(), halos())
+    raytrace.deflection(x, y.clone().requires_grad_(), fused(halos()))
     assert not calls  # gradients take the eager path
     raytrace._fused.cache_clear()
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a compiler")
-def test_fused_sum_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_sum_compiles() -> None:
     x, y = raytrace.grid(16, 0.2, "cpu", torch.float64)
     whole = raytrace.deflection(x, y, lens())
-    fuse(monkeypatch)
-    for a, b in zip(raytrace.deflection(x, y, lens()), whole, strict=True):
+    for a, b in zip(raytrace.deflection(x, y, fused(lens())), whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
     raytrace._fused.cache_clear()
 

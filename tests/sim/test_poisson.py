@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from deeplense.sim.poisson import BRIGHT, FAINT, inverted, poisson
+from deeplense.sim.poisson import BRIGHT, FAINT, added_up, inverted, poisson
 
 
 @settings(max_examples=200, deadline=None)
@@ -25,6 +25,28 @@ def test_inversion_is_exact(w: float, rate: float) -> None:
 def test_inversion_agrees_with_scipy_on_a_fine_grid(rate: float) -> None:
     w = np.linspace(-5.5, 5.5, 200_001)
     np.testing.assert_array_equal(inverted(w, np.full(w.shape, rate)), stats.poisson.ppf(special.ndtr(w), rate))
+
+
+def test_probabilities_added_up_agree_with_scipy() -> None:
+    generator = np.random.default_rng(2)
+    rate = np.exp(generator.uniform(np.log(FAINT), np.log(BRIGHT), 200_000))
+    u = np.concatenate([generator.random(len(rate) - 2000), 1 - 10 ** generator.uniform(-16, -3, 2000)])
+    expected = stats.poisson.ppf(u, rate)
+    found = added_up(u, rate)
+    # in the last digits of u the distribution function is rounded too
+    assert (found[u < 1 - 1e-12] == expected[u < 1 - 1e-12]).all()
+    assert np.abs(found - expected).max() <= 4
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_precision_changes_no_number(dtype: type) -> None:
+    generator = np.random.default_rng(3)
+    rate = np.exp(generator.uniform(np.log(BRIGHT), np.log(1e6), 200_000)).astype(np.float32)
+    w = generator.standard_normal(len(rate)).astype(np.float32)
+    exact = stats.poisson.ppf(special.ndtr(w.astype(np.float64)), rate.astype(np.float64))
+    found = inverted(w.astype(dtype), rate.astype(dtype))
+    assert (found == exact).mean() > 0.9999  # scipy's own search is off by one now and then
+    assert np.abs(found - exact).max() <= 1
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.5 * FAINT, FAINT, 0.4, 3.0, 3.99, BRIGHT, 30.0, 500.0])

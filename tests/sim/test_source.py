@@ -192,11 +192,11 @@ def test_every_form_of_picture_gives_the_same_galaxy(tmp_path: Path) -> None:
         torch.testing.assert_close(read_images(str(form), "x").pixels[-1], expected)
     assert len(read_images(str(forms[2]), "x").sides) == 2
     np.save(forms[0], picture.clip(0, 255))
-    png = read_images(str(forms[3]), "x").pixels[0]
+    png = read_images(str(forms[3]), "x").pixels[0, 0]
     torch.testing.assert_close(png, torch.from_numpy(np.load(forms[0]) / np.load(forms[0]).sum()).float())
     whole = read_images(str(tmp_path), "y")
     assert len(whole.sides) == 7
-    np.testing.assert_allclose(whole.pixels.sum((1, 2)), 1, rtol=1e-5)
+    np.testing.assert_allclose(whole.pixels.sum((2, 3)), 1, rtol=1e-5)
 
 
 def test_a_changed_folder_is_read_again(tmp_path: Path) -> None:
@@ -212,12 +212,12 @@ def test_large_and_oblong_images_keep_their_flux_and_proportions(tmp_path: Path)
     np.save(tmp_path / "b.npy", galaxy(50))
     images = read_images(str(tmp_path), "x")
     assert images.sides.tolist() == [200, 50]
-    assert images.pixels.shape == (2, 200, 200)
+    assert images.pixels.shape == (2, 1, 200, 200)
     assert max(images.sides) <= LARGEST
-    np.testing.assert_allclose(images.pixels.sum((1, 2)), 1, rtol=1e-5)
+    np.testing.assert_allclose(images.pixels.sum((2, 3)), 1, rtol=1e-5)
     y, x = torch.meshgrid(*[torch.arange(200.0) - 99.5] * 2, indexing="ij")
     for axis in (x, y):  # still in the middle
-        assert abs(float((images.pixels[0] * axis).sum())) < 5
+        assert abs(float((images.pixels[0, 0] * axis).sum())) < 5
 
 
 @pytest.mark.parametrize(

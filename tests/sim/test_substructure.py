@@ -35,6 +35,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"sigma_sub": {"uniform": [0, 0.01]}, "compensate": False},
         {"log10_m_host": {"normal": [13, 0.3]}},
         {"line_of_sight": 1.0, "mass": [1e8, 1e10]},
+        {"line_of_sight": 1.0, "mass": [1e8, 1e10], "multi_plane": True},
     ],
     "wdm": [{}, {"log10_m_hm": 9.0, "line_of_sight": 2.0}],
     "sidm": [{}, {"cored": 1.0, "collapsed": 0.0, "line_of_sight": 0.5, "mass": [1e8, 1e10]}],

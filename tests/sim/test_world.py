@@ -15,7 +15,7 @@ from deeplense.errors import UserError
 from deeplense.lensing import cosmology
 from deeplense.sim.observe import observe_block
 from deeplense.sim.priors import PRIORS, Prior
-from deeplense.sim.substructure import POPULATIONS
+from deeplense.sim.substructure import POPULATIONS, cdm
 from deeplense.sim.world import World
 
 
@@ -23,14 +23,41 @@ def world(*overrides: str, recipe: str = "model_2") -> World:
     return World(config.load_recipe(recipe, overrides).simulation)
 
 
+@pytest.mark.usefixtures("galaxies")
 @pytest.mark.parametrize("name", config.shipped())
 def test_every_shipped_recipe_makes_finite_images(name: str) -> None:
     w = World(config.load_recipe(name).simulation)
     block = observe_block(w, 0, "train", 0, 6)
-    assert block.images.shape == (6, 1, w.size, w.size)
+    assert block.images.shape == (6, len(w.bands), w.size, w.size)
     assert bool(torch.isfinite(block.images).all())
-    assert block.labels.tolist() == [k % len(w.classes) for k in range(6)]
+    assert set(block.labels) == set(range(len(w.classes)))
     assert block.truth.shape == (6, len(w.truth))
+
+
+@pytest.mark.parametrize("name", [n for n in config.shipped() if n.startswith("realistic/")])
+def test_no_draw_of_a_shipped_recipe_is_refused_for_its_many_halos(name: str) -> None:
+    w = World(config.load_recipe(name).simulation)
+    z = Prior.parse(w.simulation.z_lens, "z_lens").bounds[1]
+    area = (w.size * w.pixel_scale * cosmology.distances(z, 3.0).kpc_per_arcsec) ** 2
+    for spec in w.simulation.classes.values():
+        if "sigma_sub" in spec:
+            sigma_sub, m_host = (Prior.parse(spec[k], k).bounds[1] for k in ("sigma_sub", "log10_m_host"))
+            population = cdm.ColdDarkMatter(mass=spec["mass"])
+            density = population.number_density(np.array(sigma_sub), np.array(m_host), np.array(z))
+            assert density * area < cdm.MOST
+
+
+def test_any_number_of_scenes_holds_the_classes_equally_and_in_no_order() -> None:
+    w = world()
+    labels = np.concatenate([w.labels(0, "train", block) for block in range(7)])
+    assert len(labels) == 7 * rng.BLOCK
+    whole = labels[: len(labels) // 3 * 3].reshape(-1, 3)  # also over the seams of blocks
+    np.testing.assert_array_equal(np.sort(whole, axis=1), np.tile(np.arange(3), (len(whole), 1)))
+    orders = np.unique(whole, axis=0, return_counts=True)[1]
+    assert len(orders) == 6
+    assert stats.chisquare(orders).pvalue > 0.001
+    for other in (w.labels(1, "train", 0), w.labels(0, "val", 0), w.labels(0, "train", 3)):
+        assert (other != w.labels(0, "train", 0)).any()
 
 
 def test_a_shorter_block_begins_like_a_whole_one() -> None:

@@ -113,9 +113,11 @@ def simulate(
 def manifest(recipe: Recipe, world: World, shards: list[Shard], halo_columns: Sequence[str] = ()) -> Manifest:
     """The sealed manifest of a simulated dataset."""
     unit = "electron" if recipe.simulation.noise == "triple" else "electron/s"
+    if recipe.simulation.scale_to_max:
+        unit = "maximum"
     return Manifest(
         name=recipe.name,
-        image=ImageInfo(1, world.size, world.size, world.pixel_scale, unit, list(world.instrument.bands)),
+        image=ImageInfo(len(world.bands), world.size, world.size, world.pixel_scale, unit, world.bands),
         classes=world.classes,
         parameters=[Parameter(t.name, t.unit, t.prior) for t in world.truth],
         splits=dict(recipe.splits),
@@ -133,7 +135,7 @@ def make_shard(task: Task) -> Shard:
     if path.exists():
         return Shard(path.name, task.split, task.n, schema.sha256(path))
     recipe, world = _world(json.dumps(task.tree))
-    images = np.empty((task.n, 1, world.size, world.size), np.float32)
+    images = np.empty((task.n, len(world.bands), world.size, world.size), np.float32)
     rest = []
     for k in range(-(-task.n // rng.BLOCK)):
         start = k * rng.BLOCK
@@ -282,7 +284,8 @@ def _claim(out: Path, recipe: Recipe, engine: str, device: str, world: World) ->
             raise UserError(f"{out}: holds another unfinished simulation; choose another --out or delete it")
     elif out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty; choose another --out")
-    image = 4 * world.size**2 + 8 * len(world.truth) + 128 + 4 * len(HALO_COLUMNS) * (world.halos_per_image or 0)
+    halos = 4 * len(HALO_COLUMNS) * (world.halos_per_image or 0)
+    image = 4 * len(world.bands) * world.size**2 + 8 * len(world.truth) + 128 + halos
     need = sum(recipe.splits.values()) * image
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -43,8 +43,8 @@ def audit(
         n: images used. classes: {name: images used}
         features: {group: {columns, macro, macro_ci, pairs: [{first, second, auc, ci}, …]}}, where macro is the mean
             one-vs-rest AUC, ci a bootstrap 95 % interval, and the groups are those of `features.FEATURES`, then
-            "together" (all of these) and "file_order". The order of files is no feature of an image and may be in
-            plain sight (simulated classes take turns), so it is judged apart.
+            "together" (all of these) and "file_order". The order of files is no feature of an image and is often that
+            of the classes, one folder after the other, so it is judged apart.
         worst: {feature, first, second, auc, ci} of the feature of an image that leaks most; null when none leaks
         leaks: [names of groups with an interval above the threshold]
         notes: cautions. sentence: the verdict

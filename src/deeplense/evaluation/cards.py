@@ -63,7 +63,12 @@ def limits(bundle: Bundle) -> list[str]:
             f"It knows {bundle.target.name} only within its training data's prior and simulation; outside, "
             "its intervals mean nothing."
         )
-    if _fixed_macro_lens(bundle.recipe.simulation.lens):
+    if any(spec.get("lens") for spec in bundle.recipe.simulation.classes.values()):
+        said.append(
+            "Its recipe draws the macro lens from other priors in some classes, so a network can read the class off "
+            "the smooth lens instead of the substructure."
+        )
+    elif _fixed_macro_lens(bundle.recipe.simulation.lens):
         said.append(
             "Its recipe keeps the macro lens the same in every image, so a network can read the class off "
             "the total mass (the Einstein radius) instead of the substructure."

@@ -67,10 +67,12 @@ class Forward:
             raise UserError(f"simulation.noise: {world.simulation.noise} has no likelihood here; set it to once")
         light = [*scene.source, *scene.lens_light]
         plain = all(c.profile == "sersic" and c.mask is None for c in light) and not scene.subtracted
+        s = world.simulation
+        plain = plain and not (scene.more_bands or s.lens_envelope or s.scale_to_max)
         if not plain or scene.psf is not None or world.instrument.detector != NOTHING_MORE:
             raise UserError(
-                "simulation: clumps, images, psf kernels, lens_light_residual, correlated_noise, cosmic_rays and "
-                "bad_pixels have no likelihood here; leave them out"
+                "simulation: clumps, images, psf kernels, lens_envelope, lens_light_residual, correlated_noise, "
+                "cosmic_rays, bad_pixels, scale_to_max and several bands have no likelihood here; leave them out"
             )
         self.world, self.subhalo = world, subhalo
         c, z_lens = world.simulation.cosmology, float(scene.truth["z_lens"][0])
@@ -181,7 +183,9 @@ class Forward:
             mass.append(Component(self.subhalo.profile, {k: p[:, None] for k, p in params.items()}))
         lights = {prefix: [self._light(c, v, prefix) for c in found] for prefix, found in self._lights.items()}
         scale, exposure, index = (t.expand(n) for t in (base.deflection_scale, base.exposure, base.index))
-        return Scene(mass, lights["source"], lights["lens_light"], scale, exposure, base.label, index, {})
+        planes = base.planes and base.planes[torch.zeros(n, dtype=torch.long)]
+        light = lights["source"], lights["lens_light"]
+        return Scene(mass, *light, scale, exposure, base.label, index, {}, planes=planes)
 
     def _mass(self, component: Component, v: Values, n: int) -> Component:
         if component is self._vortex:
@@ -189,7 +193,8 @@ class Forward:
         if component.profile in MACRO:
             return Component(component.profile, {k: v[f"lens.{k}"][:, None] for k in component.params})
         mask = None if component.mask is None else component.mask.expand(n, -1)
-        return Component(component.profile, {k: p.expand(n, -1) for k, p in component.params.items()}, mask)
+        params = {k: p.expand(n, -1) for k, p in component.params.items()}
+        return Component(component.profile, params, mask, plane=component.plane)
 
     def _vortex_params(self, component: Component, v: Values) -> Values:
         """As `sim.substructure.Vortex` makes them: a line, or the legacy code's points on it."""

@@ -16,6 +16,8 @@ from deeplense.evaluation.plots import INK, MUTED, styled
 from deeplense.evaluation.scores import Scores
 
 COLUMNS = 6
+UNKNOWN = 0.65  # grey of pixels that are not finite
+GREY = 5  # times the noise: fainter light has no colour
 TITLE, CELL, CAPTION = 0.26, 1.55, 0.54  # heights in a row [inch]
 
 
@@ -74,7 +76,14 @@ def gallery(rows: Sequence[Row], scores: Scores, split: Split, classes: Sequence
             axes.axis("off")
             position = scores.position[n]
             image = split.images(np.array([position]))[0].numpy()
-            axes.imshow(stretch(image), cmap=cmap, vmin=0, vmax=1, origin="lower", interpolation="nearest")
+            axes.imshow(
+                picture(image, bool(split.manifest.image.bands)),
+                cmap=cmap,
+                vmin=0,
+                vmax=1,
+                origin="lower",
+                interpolation="nearest",
+            )
             text = f"{_short(split.ids[position])}\n{_caption(scores, int(n), classes)}"
             style: dict[str, Any] = {"fontsize": 7, "ha": "center", "va": "top", "linespacing": 1.35}
             axes.text(0.5, -0.04, text, transform=axes.transAxes, **style)
@@ -94,6 +103,34 @@ def stretch(image: NDArray[np.float32]) -> NDArray[np.float64]:
     scale = max(2 * noise, 0.03 * peak, 1e-12)
     low, high = np.arcsinh(-noise / scale), np.arcsinh(max(peak, scale) / scale)
     return np.asarray(np.clip((np.arcsinh((mean - sky) / scale) - low) / (high - low), 0, 1))
+
+
+def picture(image: NDArray[np.float32], blue_first: bool) -> NDArray[np.float64]:
+    """(C, H, W) pixels -> (H, W) between 0 and 1 as `stretch` makes it, or of three channels (H, W, 3) in colour.
+
+    Colours as Lupton et al. (2004, astro-ph/0312483) make them: one stretch for the mean of the channels, whose ratios
+    stay but where they are noise. Each channel is first divided by its bright pixels, so that the whole is white on
+    average; unknown is grey.
+
+    Args:
+        blue_first: the order of the channels, else red first.
+    """
+    if len(image) != 3:
+        return stretch(image)
+    known = np.isfinite(image).all(0)
+    if not known.any():
+        return stretch(image)
+    channels = np.where(known, image, np.nan).astype(np.float64)
+    channels = channels[::-1] if blue_first else channels
+    channels = channels - np.nanmedian(channels, axis=(1, 2), keepdims=True)
+    bright = np.nanpercentile(channels, 99.8, axis=(1, 2), keepdims=True)
+    channels = channels / np.where(bright > 0, bright, 1)
+    noise = max(GREY * 1.4826 * float(np.nanmedian(np.abs(channels), axis=(1, 2)).max()), 1e-12)
+    mean = channels.mean(0).clip(0)
+    share = ((channels + noise) / (mean + noise)).clip(0)
+    colours = share * stretch(channels.astype(np.float32))
+    colours = colours / np.maximum(colours.max(0), 1)
+    return np.where(known, colours, UNKNOWN).transpose(1, 2, 0)
 
 
 def _take(allowed: NDArray[np.bool_], order: NDArray[np.float64]) -> NDArray[np.int64]:

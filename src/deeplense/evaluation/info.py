@@ -76,13 +76,15 @@ def _recipe(source: str | Path) -> list[tuple[str, str]]:
     r = config.load_recipe(source)
     world = World(r.simulation)
     task = r.task.kind if r.task.target is None else f"{r.task.kind} {r.task.target}"
-    build_network(r.model, (1, world.size, world.size), len(world.classes))
+    build_network(r.model, (len(world.bands), world.size, world.size), len(world.classes))
+    instruments = list(dict.fromkeys(i.source for i in world.instruments))
+    bands = f"bands {', '.join(world.bands)}" if r.simulation.bands else r.simulation.instrument
     return [
         ("recipe", r.name),
         ("", r.description.strip()),
         ("classes", ", ".join(world.classes)),
-        ("image", f"{world.size} x {world.size}, {world.pixel_scale}″ a pixel, {r.simulation.instrument}"),
-        ("instrument", world.instrument.source),
+        ("image", f"{world.size} x {world.size}, {world.pixel_scale}″ a pixel, {bands}"),
+        *(("instrument", source) for source in instruments),
         ("noise", r.simulation.noise),
         ("drawn", ", ".join(t.name for t in world.truth) or "nothing"),
         ("splits", ", ".join(f"{name} {n}" for name, n in r.splits.items())),

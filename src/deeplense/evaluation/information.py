@@ -21,6 +21,7 @@ from deeplense.errors import UserError
 from deeplense.evaluation.forward import MACRO, SUBHALO, Forward, Subhalo
 from deeplense.sim.priors import Prior
 from deeplense.sim.scene import Scene
+from deeplense.sim.source import NO_PRIORS
 from deeplense.sim.world import World
 
 Floats = NDArray[np.float64]
@@ -112,7 +113,7 @@ def recipe_widths(world: World) -> dict[str, float]:
         for field in dataclasses.fields(section) if section else ():
             spec = getattr(section, field.name)
             name = f"{prefix}.{field.name}"
-            if spec is not None and (width := _width(spec, name)):
+            if field.name not in NO_PRIORS and spec is not None and (width := _width(spec, name)):
                 found[name] = width
     for spec in s.classes.values():
         if spec["population"] == "vortex":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import textwrap
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from deeplense import config, rng
 from deeplense.data import schema
 from deeplense.data.store import Dataset
 from deeplense.errors import UserError
+from deeplense.evaluation.gallery import picture
 from deeplense.recipe import Recipe
 from deeplense.sim import image
 from deeplense.sim.observe import observe
@@ -62,7 +64,7 @@ def _gallery_of_recipe(source: str | Path) -> Figure:
     rows = {}
     for scene in world.scenes(recipe.seed, "show", 0):
         rows[world.classes[scene.label]] = observe(world, scene[:COLUMNS], recipe.seed, "show").numpy()
-    return _gallery(rows, recipe.name, world.pixel_scale)
+    return _gallery(rows, recipe.name, world.pixel_scale, world.bands)
 
 
 def _gallery_of_dataset(dataset: Dataset) -> Figure:
@@ -73,24 +75,28 @@ def _gallery_of_dataset(dataset: Dataset) -> Figure:
     for label in np.unique(split.labels):
         some = np.flatnonzero(split.labels == label)[:COLUMNS]
         rows[names.get(int(label), "unlabelled")] = split.images(some).numpy()
-    return _gallery(rows, manifest.name, manifest.image.pixel_scale)
+    return _gallery(rows, manifest.name, manifest.image.pixel_scale, manifest.image.bands)
 
 
-def _gallery(rows: dict[str, Array], title: str, pixel_scale: float | None) -> Figure:
+def _gallery(rows: dict[str, Array], title: str, pixel_scale: float | None, bands: list[str]) -> Figure:
+    """Images of each class; three channels make a colour picture."""
     figure = Figure(figsize=(1.6 * COLUMNS, 1.6 * len(rows) + 0.8), layout="constrained")
     figure.suptitle(title)
     grid = figure.subplots(len(rows), COLUMNS, squeeze=False)
     for line, (name, images) in zip(grid, rows.items(), strict=True):
         for k, axes in enumerate(line):
             axes.set(xticks=[], yticks=[])
-            if k < len(images):
-                _draw(axes, images[k])
+            if k < len(images) and len(images[k]) == 3:
+                axes.imshow(picture(images[k], blue_first=bool(bands)), origin="lower")
+            elif k < len(images):
+                _draw(axes, images[k].mean(0))
             else:
                 axes.axis("off")
         line[0].set_ylabel(name)
     if pixel_scale:
         field = rows[next(iter(rows))].shape[-1] * pixel_scale
-        figure.supxlabel(f"each image is {field:.2g}″ wide; asinh stretch", fontsize=9)
+        colours = f"; {', '.join(bands)} as blue, green, red" if len(bands) == 3 else ""
+        figure.supxlabel(f"each image is {field:.2g}″ wide; asinh stretch{colours}", fontsize=9)
     return figure
 
 
@@ -106,13 +112,19 @@ def _one_image(dataset: Dataset, id: str) -> Figure:
     panels = {"stored": stored}
     if manifest.source == "simulated" and manifest.recipe is not None:
         panels |= _again(config.load_recipe(manifest.recipe), split.name, row)
-    figure = Figure(figsize=(3.3 * len(panels), 3.6), layout="constrained")
-    title = (textwrap.fill(line, 48 * len(panels)) for line in (f"{id} · {name}", truth))
+    bands = manifest.image.bands or [f"channel {k}" for k in range(len(stored))]
+    figure = Figure(figsize=(3.3 * len(panels), 2.8 * len(stored) + 0.8), layout="constrained")
+    title = (textwrap.fill(line, 42 * len(panels)) for line in (f"{id} · {name}", truth))
     figure.suptitle("\n".join(title), fontsize=10)
-    for axes, (what, picture) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        drawn = _draw(axes, picture, signed=what.startswith("effect"))
+    grid = figure.subplots(len(stored), len(panels), squeeze=False)
+    for (k, row), (column, (what, channels)) in itertools.product(enumerate(grid), enumerate(panels.items())):
+        axes = row[column]
+        drawn = _draw(axes, channels[k], signed=what.startswith("effect"))
         axes.set(xticks=[], yticks=[])
-        axes.set_title(what, fontsize=10)
+        if k == 0:
+            axes.set_title(what, fontsize=10)
+        if column == 0 and len(stored) > 1:
+            axes.set_ylabel(bands[k])
         bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
         bar.set_label(manifest.image.unit if what in ("stored", "rendered again") else CLEAN_UNIT, fontsize=8)
         if isinstance(drawn.norm, AsinhNorm):  # its own ticks collide near zero
@@ -130,8 +142,8 @@ def _again(recipe: Recipe, split: str, index: int) -> dict[str, Array]:
 
     def clean(s: Scene) -> Array:
         s = s.to("cpu", torch.float64)
-        picture = image.render(s, world.size, world.pixel_scale, world.instrument, recipe.simulation.supersampling)
-        return picture[0].numpy().astype(np.float32)
+        seen = image.render(s, world.size, world.pixel_scale, world.instruments, recipe.simulation.supersampling)
+        return seen[0].numpy().astype(np.float32)
 
     with_sub, without = clean(scene), clean(smooth)
     return {
@@ -150,9 +162,8 @@ def _find(scenes: list[Scene], index: int) -> Scene:
     raise UserError(f"scene {index} is not in its block; the dataset was made by another version of the code")
 
 
-def _draw(axes: Axes, picture: Array, signed: bool = False):  # type: ignore[no-untyped-def]
-    """One image, y up: asinh-stretched, or signed around zero."""
-    plane = picture.mean(0)
+def _draw(axes: Axes, plane: Array, signed: bool = False):  # type: ignore[no-untyped-def]
+    """One channel (H, W), y up: asinh-stretched, or signed around zero."""
     if signed:
         top = float(np.abs(plane).max()) or 1.0
         return axes.imshow(plane, origin="lower", cmap="RdBu_r", vmin=-top, vmax=top)

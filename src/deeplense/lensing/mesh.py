@@ -71,11 +71,11 @@ class Mesh:
         for images in _groups(there.sum(1).tolist(), HALOS):
             some = there[images]
             halos = {k: v[images][some] for k, v in component.params.items()}
-            parts.append(self._deflection(halos, some.nonzero()[:, 0], len(some)))
+            parts.append(self._deflection(halos, some.nonzero()[:, 0], len(some), component.fused))
         alpha_x, alpha_y = torch.cat(parts, 1)
         return alpha_x, alpha_y
 
-    def _deflection(self, halos: dict[str, Tensor], image: Tensor, n_images: int) -> Tensor:
+    def _deflection(self, halos: dict[str, Tensor], image: Tensor, n_images: int, fused: bool) -> Tensor:
         """(2, B, size, size) of H halos, each in the image of that number.
 
         Halos are the last axis of all arrays, so that each step is one long loop over them.
@@ -83,7 +83,7 @@ class Mesh:
         shape = {k: v for k, v in halos.items() if k not in CENTER}
         share = self.function(self.r2, **shape)  # (R, H)
         (i, wi, fi), (j, wj, fj) = (self._place(halos[k], share.dtype) for k in ("center_y", "center_x"))
-        near = self._near(shape, share, wi, wj, fi, fj)
+        near = (_compiled() if fused else Mesh._near)(self, shape, share, wi, wj, fi, fj)
         return self._far(share, image, n_images, i, j, wi, wj) + self._add(near, image, n_images, i, j)
 
     def _place(self, center: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,6 +133,11 @@ class Mesh:
         grid = near.new_zeros(2, n_images * wide * wide)
         grid.scatter_add_(1, node.reshape(1, -1).expand(2, -1), near.flatten(1))
         return grid.reshape(2, n_images, wide, wide)[..., NEAR:-NEAR, NEAR:-NEAR]
+
+
+@lru_cache
+def _compiled() -> Callable[..., Tensor]:
+    return torch.compile(Mesh._near, dynamic=True)
 
 
 def on_grid(component: Component) -> Component:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from deeplense.lensing import raytrace
+from deeplense.lensing import cosmology, raytrace
+from deeplense.lensing.mass import Deflection
 from deeplense.lensing.raytrace import Component
 
 
@@ -22,6 +24,36 @@ class Plane(NamedTuple):
 
     distance: Tensor
     mass: Sequence[Component]
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Redshifts of the planes that `Component.plane` counts, in B images.
+
+    Attributes:
+        z: (B, P), rising. z_source: (B,). Both stay on the CPU.
+        front: how many planes are in front of the lens's.
+        Om0: of the flat cosmology; its H0 cancels.
+    """
+
+    z: Tensor
+    z_source: Tensor
+    front: int
+    Om0: float
+
+    def __getitem__(self, rows: slice | Tensor) -> Planes:
+        return replace(self, z=self.z[rows], z_source=self.z_source[rows])
+
+    def deflection(self, x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
+        """θ − β of the whole way, (B, H, W) [arcsec]; arguments as of `raytrace.deflection`."""
+        chi, chi_s = (
+            torch.from_numpy(cosmology.comoving_distance(z.numpy(), Om0=self.Om0)).to(x)
+            for z in (self.z, self.z_source)
+        )
+        every = sorted({c.plane for c in mass})
+        planes = [Plane(chi[:, self.front + k], [c for c in mass if c.plane == k]) for k in every]
+        beta_x, beta_y = trace(x, y, planes, chi_s)
+        return x - beta_x, y - beta_y
 
 
 def trace(x: Tensor, y: Tensor, planes: Sequence[Plane], distance_source: Tensor) -> tuple[Tensor, Tensor]:

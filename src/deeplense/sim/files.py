@@ -6,6 +6,7 @@ Small beside `data.formats`, which lies above this layer: no archives, and nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,18 +30,19 @@ class File(NamedTuple):
     size: int
 
 
-def find_files(path: str, where: str) -> tuple[File, ...]:
+def find_files(path: str, where: str, remedy: str = "") -> tuple[File, ...]:
     """In the order of their names.
 
     Args:
         path: a file (.npy, .fits, .h5, .png, .jpg) or a folder of them. where: the key of the recipe, for errors.
+        remedy: what to put there, for the error that nothing is.
 
     Raises:
         UserError: nothing there.
     """
     root = Path(path).expanduser()
     if not root.exists():
-        raise UserError(f"{where}: no such file or folder: {path}")
+        raise UserError(f"{where}: no such file or folder: {path}{remedy}")
     files = sorted(root.rglob("*")) if root.is_dir() else [root]
     files = [f for f in files if f.suffix.lower() in READERS and not f.name.startswith(".")]
     if not files:
@@ -54,27 +56,45 @@ def read_pictures(files: Sequence[File], where: str) -> Iterator[tuple[str, Arra
     Raises:
         UserError: a picture that is damaged or not finite.
     """
+    for name, channels in read_channels(files, where):
+        yield name, (channels[0] if len(channels) == 1 else channels.mean(0)).astype(np.float64)
+
+
+def read_channels(files: Sequence[File], where: str) -> Iterator[tuple[str, NDArray[Any]]]:
+    """(name, (C, H, W)) of every picture, one at a time, in the type of its file.
+
+    Raises:
+        UserError: a picture that is damaged or not finite.
+    """
     for file in files:
         path = Path(file.path)
         try:
-            pictures = [_plane(np.asarray(a)) for a in READERS[path.suffix.lower()](path)]
+            arrays = iter(READERS[path.suffix.lower()](path))
+            head = list(islice(arrays, 2))
+            if not head:
+                raise ValueError("it holds none")
+            for k, array in enumerate(chain(head, arrays)):
+                name = str(path) if len(head) == 1 else f"{path}#{k}"
+                picture = _channels(np.asarray(array))
+                if not np.isfinite(picture).all():
+                    raise UserError(f"{where}: {name}: holds NaN or infinite pixels; fill them or take it out")
+                yield name, picture
+        except UserError:
+            raise
         except Exception as error:  # decoders fail in any way on damaged files
             raise UserError(f"{where}: {path}: not readable as a picture ({error})") from error
-        for k, picture in enumerate(pictures):
-            name = str(path) if len(pictures) == 1 else f"{path}#{k}"
-            if not np.isfinite(picture).all():
-                raise UserError(f"{where}: {name}: holds NaN or infinite pixels; fill them or take it out")
-            yield name, picture
 
 
-def _plane(array: NDArray[Any]) -> Array:
+def _channels(array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind not in "biuf":
         raise ValueError(f"it holds {array.dtype}")
-    if array.ndim == 3 and min(array.shape[0], array.shape[2]) <= CHANNELS:
-        array = array.mean(0 if array.shape[0] <= CHANNELS else 2)
-    if array.ndim != 2:
+    if array.ndim == 2:
+        array = array[None]
+    elif array.ndim == 3 and array.shape[0] > CHANNELS and array.shape[2] <= CHANNELS:
+        array = np.moveaxis(array, 2, 0)
+    if array.ndim != 3 or len(array) > CHANNELS:
         raise ValueError(f"its shape is {array.shape}")
-    return array.astype(np.float64)
+    return array
 
 
 def _npy(file: Path) -> Iterator[Any]:
@@ -92,17 +112,17 @@ def _fits(file: Path) -> Iterator[Any]:
 
 
 def _hdf5(file: Path) -> Iterator[Any]:
-    found: list[Any] = []
+    found: list[h5py.Dataset] = []
 
     def consider(_: str, thing: Any) -> None:
         if isinstance(thing, h5py.Dataset) and thing.ndim in (2, 3, 4) and thing.dtype.kind in "biuf":
-            found.append(thing[()])
+            found.append(thing)
 
     with h5py.File(file, "r") as opened:
         opened.visititems(consider)
-    if len(found) != 1:
-        raise ValueError(f"{len(found)} arrays of images in the HDF5 file, where one is expected")
-    yield from found if found[0].ndim == 2 else found[0]
+        if len(found) != 1:
+            raise ValueError(f"{len(found)} arrays of images in the HDF5 file, where one is expected")
+        yield from [found[0][()]] if found[0].ndim == 2 else found[0]
 
 
 def _picture(file: Path) -> Iterator[Any]:

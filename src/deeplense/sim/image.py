@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -26,42 +27,53 @@ from deeplense.sim.scene import Scene
 PIXELS = 1 << 18  # of a chunk of images: temporaries stay in a core's cache
 
 
-def render(scene: Scene, size: int, pixel_scale: float, instrument: Instrument, supersampling: int = 1) -> Tensor:
-    """Noiseless images in counts/s a pixel.
+def render(
+    scene: Scene, size: int, pixel_scale: float, instrument: Instrument | Sequence[Instrument], supersampling: int = 1
+) -> Tensor:
+    """Noiseless images in counts/s a pixel. Rays are shot once for all bands.
 
     Args:
         scene: its device and dtype are the image's.
+        instrument: of each of the scene's bands; one alone stands for itself.
         supersampling: sub-pixels a side; the PSF acts on them, then they are averaged. The scene's own kernels,
             whose pixels are the image's, act on the averages.
 
     Returns:
-        (B, 1, size, size).
+        (B, C, size, size).
     """
+    instruments = [instrument] if isinstance(instrument, Instrument) else instrument
     step = max(1, PIXELS // (size * supersampling) ** 2)
     parts, order = [], torch.argsort(scene.n_deflectors, stable=True)  # together, those alike are padded least
     for some in torch.split(order, step):
         few = scene[some]
-        surface = _surface(few, size, pixel_scale, supersampling)
-        if few.psf is None:
-            seen = _blur(surface, instrument, pixel_scale, supersampling)
-        else:
-            seen = psf.convolve(_bin(surface, supersampling), few.psf)
-        parts.append(seen * pixel_scale**2)
-    images = torch.cat(parts)[:, None]
+        seen = []
+        surfaces = _surfaces(few, size, pixel_scale, supersampling)
+        for band, (surface, each) in enumerate(zip(surfaces, instruments, strict=True)):
+            kernels = few.band(band).psf
+            if kernels is None:
+                seen.append(_blur(surface, each, pixel_scale, supersampling))
+            else:
+                seen.append(psf.convolve(_bin(surface, supersampling), kernels))
+        parts.append(torch.stack(seen, 1) * pixel_scale**2)
+    images = torch.cat(parts)
     return images if bool((order.diff() > 0).all()) else images[torch.argsort(order)]
 
 
 def unblurred(scene: Scene, size: int, pixel_scale: float, supersampling: int = 1) -> Tensor:
     """The same before the PSF."""
-    surface = _surface(scene, size, pixel_scale, supersampling)
-    return _bin(surface, supersampling)[:, None] * pixel_scale**2
+    surfaces = _surfaces(scene, size, pixel_scale, supersampling)
+    return torch.stack([_bin(surface, supersampling) for surface in surfaces], 1) * pixel_scale**2
 
 
-def _surface(scene: Scene, size: int, pixel_scale: float, supersampling: int) -> Tensor:
+def _surfaces(scene: Scene, size: int, pixel_scale: float, supersampling: int) -> list[Tensor]:
+    """Surface brightness in each band."""
     scale = scene.deflection_scale
     precise = scale.dtype if scale.device.type == "mps" else torch.float64
     x, y = raytrace.grid(size * supersampling, pixel_scale / supersampling, scale.device, precise)
-    alpha_x, alpha_y = raytrace.deflection(x, y, [c for c in scene.mass if not c.mesh])
+    if scene.planes is None:
+        alpha_x, alpha_y = raytrace.deflection(x, y, [c for c in scene.mass if not c.mesh])
+    else:
+        alpha_x, alpha_y = (alpha.to(scale.dtype) for alpha in scene.planes.deflection(x, y, scene.mass))
     for light in (c for c in scene.mass if c.mesh):
         grid = mesh_for(light.profile, x.shape[-1], pixel_scale / supersampling, scale.device, scale.dtype)
         more_x, more_y = grid.deflection(light)
@@ -69,8 +81,12 @@ def _surface(scene: Scene, size: int, pixel_scale: float, supersampling: int) ->
     x, y = x.to(scale.dtype), y.to(scale.dtype)
     if bool((scale != 1).any()):
         alpha_x, alpha_y = alpha_x * scale[:, None, None], alpha_y * scale[:, None, None]
-    total = raytrace.brightness(x - alpha_x, y - alpha_y, scene.source)
-    return total + raytrace.brightness(x, y, scene.lens_light) if scene.lens_light else total
+    behind = x - alpha_x, y - alpha_y
+    surfaces = []
+    for band in (scene.band(k) for k in range(1 + len(scene.more_bands))):
+        total = raytrace.brightness(*behind, band.source)
+        surfaces.append(total + raytrace.brightness(x, y, band.lens_light) if band.lens_light else total)
+    return surfaces
 
 
 def _bin(image: Tensor, factor: int) -> Tensor:
@@ -106,7 +122,7 @@ def _half_gaussian(sigma: float, truncation: float) -> tuple[float, ...]:
 def add_noise(
     image: Tensor,
     scene: Scene,
-    instrument: Instrument,
+    instrument: Instrument | Sequence[Instrument],
     pixel_scale: float,
     noise: str,
     seed: int,
@@ -115,12 +131,20 @@ def add_noise(
     """Images as the detector gives them.
 
     Args:
-        image: (B, 1, H, W) noiseless counts/s. noise: one of the keys of `NOISE`.
+        image: (B, C, H, W) noiseless counts/s. noise: one of the keys of `NOISE`.
+        instrument: of each of the scene's bands; one alone stands for itself.
 
     Returns:
-        (B, 1, H, W): counts/s, for "triple" counts. On the CPU each image has a generator of its own, so its noise
-        depends on (seed, stream, index) alone; on other devices the first image's index seeds the batch.
+        (B, C, H, W): counts/s, for "triple" counts. On the CPU each image and band has a generator of its own, so its
+        noise depends on (seed, stream, index, band) alone; on other devices the first image's index seeds the batch.
     """
+    if not isinstance(instrument, Instrument):
+        streams = [stream if k == 0 else f"{stream}/band {k}" for k in range(len(instrument))]
+        noisy = [
+            add_noise(image[:, k : k + 1], scene.band(k), instrument[k], pixel_scale, noise, seed, name)
+            for k, name in enumerate(streams)
+        ]
+        return torch.cat(noisy, 1)
     if noise == "none":
         return image
     if noise == "doubled":  # DeepLenseSim, Models II-III: adds the image to itself, never the noise

@@ -64,14 +64,17 @@ class Instrument:
         return float(variance**0.5) / exposure
 
 
-# taken from secondary sources; the documents cited have yet to be opened and each number compared
-UNVERIFIED = "UNVERIFIED against the documents: "
-NIRCAM = UNVERIFIED + (
-    "JWST NIRCam as in COSMOS-Web, 8 x 257 s (arXiv 2211.07865). Read noise: NIRCam Detector Performance in the JWST "
-    "user documentation, of the difference of two reads, so conservative for a ramp. Zero point to 0.1 mag: 28.02 is "
-    "for MJy/sr on pixels of 0.031 arcsec (NIRCam Absolute Flux Calibration, there; lenstronomy 1.14.2 takes it for "
-    "electrons), made e-/s by PHOTMJSR about {photmjsr} and 2.05 e-/DN. Sky: zodiacal light of 0.2 MJy/sr "
-    "(arXiv 2211.09890). PSF: NIRCam Point Spread Functions, there, as in lenstronomy 1.14.2"
+# what follows in a source is taken from secondary sources: the document itself has yet to be opened
+UNVERIFIED = " UNVERIFIED against the documents: "
+NIRCAM = (
+    "JWST NIRCam as in COSMOS-Web. Compared with the JWST user documentation: pixel (NIRCam Detector Overview); 28.02 "
+    "is the zero point of MJy/sr on pixels of 0.031 arcsec, -6.10 - 2.5 log10(PIXAR_SR) (NIRCam Absolute Flux "
+    "Calibration and Zeropoints; lenstronomy 1.14.2 takes it for electrons), made e-/s by PHOTMJSR about {photmjsr} "
+    "and 2.05 e-/DN, to 0.1 mag: the pre-launch table of STScI's Mirage gives {mirage} (detector A1, with 2.05 e-/DN)."
+    + UNVERIFIED
+    + "PHOTMJSR and gain; read noise (NIRCam Detector Performance, there), of the difference of two reads, so "
+    "conservative for a ramp; sky, zodiacal light of 0.2 MJy/sr (arXiv 2211.09890); PSF as in lenstronomy 1.14.2; "
+    "8 x 257 s (arXiv 2211.07865), all exposures of a visit, of which one filter may have four only"
 )
 
 INSTRUMENTS: dict[str, Instrument] = {
@@ -132,10 +135,10 @@ INSTRUMENTS: dict[str, Instrument] = {
         sky_brightness=21.83,
         read_noise=5.0,
         bands=("F814W",),
-        source=UNVERIFIED
-        + 'ACS/WFC as in COSMOS: one orbit, 2028 s in four exposures (arXiv astro-ph/0703095); PSF 0.09" and '
-        'pixel 0.05" (arXiv astro-ph/0612306); zero point AB 25.94 (arXiv astro-ph/0507614, table 10); read noise '
-        "5 e-: ACS instrument handbook, amplifiers at gain 2; sky: the F814W value of paltas (arXiv 2203.00690)",
+        source="ACS/WFC as in COSMOS. Compared: 2028 s, one orbit (arXiv astro-ph/0703095), in four exposures (the "
+        'survey\'s HST page); PSF 0.09" and pixel 0.05" (arXiv astro-ph/0612306); read noise about 5 e- (ACS '
+        "Instrument Handbook, WFC ACCUM mode); sky as in paltas's configuration for arXiv 2203.00690, not a measured "
+        "one." + UNVERIFIED + "zero point AB 25.94 (arXiv astro-ph/0507614, table 10; 25.937 in codes that cite it)",
     ),
     **{
         f"roman_{band.lower()}": Instrument(
@@ -148,10 +151,14 @@ INSTRUMENTS: dict[str, Instrument] = {
             sky_brightness=sky,
             read_noise=8.5,
             bands=(band,),
-            source=UNVERIFIED
-            + "Roman WFI, wide area survey, medium tier: 107 s, three dithers, two passes; zero point "
-            "Roman-STScI-000825, table 3; PSF, read noise and minimum zodiacal light: roman.gsfc.nasa.gov, WFI "
-            "technical page; as in lenstronomy 1.14.2",
+            source='Roman WFI. Compared: pixel 0.11" (roman.gsfc.nasa.gov, WFI technical page); with the Roman '
+            "technical information of 2024 (github.com/spacetelescope/roman-technical-information) PSF (filter "
+            "parameters) and minimum zodiacal light of 0.277, 0.267, 0.244 e-/s a pixel in F106, F129, F158, with "
+            "these zero points 22.96, 22.99, 23.11; read noise, there 5.6 e- in all (median) and 13.8 e- for the "
+            "difference of two reads, so that 8.5 is conservative."
+            + UNVERIFIED
+            + "zero point (Roman-STScI-000825, table 3) and 107 s in three dithers and two passes (wide area survey, "
+            "medium tier), as in lenstronomy 1.14.2",
         )
         for band, zero_point, sky, fwhm in (
             ("F106", 26.35, 22.99, 0.087),
@@ -170,9 +177,11 @@ INSTRUMENTS: dict[str, Instrument] = {
             sky_brightness=sky,
             read_noise=10.0,
             bands=(band,),
-            source=UNVERIFIED
-            + "LSST after ten years: sky and zenith seeing arXiv 0805.2366 (table 2); zero point, read noise and "
-            "number of 15 s exposures as in lenstronomy 1.14.2 (its provisional LSST table)",
+            source="LSST after ten years, the provisional table of lenstronomy 1.14.2. Compared with SMTN-002 "
+            "(throughputs v1.9): sky in g, r, i there 22.25, 21.2, 20.46; seeing here is its FWHM_geom, 0.82 FWHM_eff "
+            "+ 0.05, of 0.87, 0.83, 0.80; read noise there below 8.8 e-, 9 with dark current. Older, and not its "
+            "values: zero points, there 28.51, 28.36, 28.17; visits of 2 x 15 s, in arXiv 0805.2366 (table 1) 80, "
+            "184, 184. The two nearly cancel: signal to noise against the sky is within 6 % of theirs",
         )
         for band, zero_point, n, sky, fwhm in (
             ("g", 28.30, 200, 22.26, 0.77),
@@ -191,8 +200,11 @@ INSTRUMENTS: dict[str, Instrument] = {
             sky_brightness=22.2,
             read_noise=15.77,
             bands=(band,),
-            source=NIRCAM.format(photmjsr=photmjsr),
+            source=NIRCAM.format(photmjsr=photmjsr, mirage=mirage),
         )
-        for band, zero_point, photmjsr, fwhm in (("F115W", 27.6, 3.1, 0.04), ("F150W", 28.0, 2.1, 0.05))
+        for band, zero_point, photmjsr, mirage, fwhm in (
+            ("F115W", 27.6, 3.1, 27.59, 0.04),
+            ("F150W", 28.0, 2.1, 27.90, 0.05),
+        )
     },
 }

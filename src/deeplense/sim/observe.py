@@ -56,7 +56,7 @@ class Block(NamedTuple):
     """Images in the order of the stream.
 
     Attributes:
-        images: (n, 1, H, W) float32. labels: (n,). truth: (n, P), see `World.truth`. numbers: (n,) in the stream.
+        images: (n, C, H, W) float32. labels: (n,). truth: (n, P), see `World.truth`. numbers: (n,) in the stream.
         halos: of the n images.
     """
 
@@ -75,19 +75,23 @@ def observe(
     device: torch.device | str = "cpu",
     engine: str = "torch",
 ) -> Tensor:
-    """Noisy images of a scene, (B, 1, H, W) float32 on the device."""
+    """Noisy images of a scene, (B, C, H, W) float32 on the device."""
     s = world.simulation
     if engine == "lenstronomy":
         from deeplense.sim import reference  # its import takes seconds
 
-        clean = reference.render(scene, world.size, world.pixel_scale, world.instrument, s.supersampling)
+        clean = reference.render(scene, world.size, world.pixel_scale, world.instruments, s.supersampling)
         clean = clean.to(device, torch.float32)
     else:
         moved = scene.to(device, torch.float32)
-        clean = image.render(moved, world.size, world.pixel_scale, world.instrument, s.supersampling)
-    return image.add_noise(
-        clean, scene.to(device, torch.float32), world.instrument, world.pixel_scale, s.noise, seed, stream
+        clean = image.render(moved, world.size, world.pixel_scale, world.instruments, s.supersampling)
+    noisy = image.add_noise(
+        clean, scene.to(device, torch.float32), world.instruments, world.pixel_scale, s.noise, seed, stream
     )
+    if not s.scale_to_max:
+        return noisy
+    brightest = noisy.nan_to_num(0).amax((1, 2, 3), keepdim=True)
+    return noisy.clamp_min(0) / brightest.clamp_min(torch.finfo(noisy.dtype).tiny)
 
 
 def observe_block(
@@ -101,7 +105,7 @@ def observe_block(
 ) -> Block:
     """The first n images of a block; (seed, stream, block) decide them."""
     keep_freed_memory()
-    images = torch.empty((n, 1, world.size, world.size), device=device)
+    images = torch.empty((n, len(world.bands), world.size, world.size), device=device)
     truth = np.empty((n, len(world.truth)))
     scenes = world.scenes(seed, stream, block, n)
     places = [scene.index.numpy() - block * rng.BLOCK for scene in scenes]
@@ -109,7 +113,7 @@ def observe_block(
         images[torch.from_numpy(rows).to(device)] = observe(world, scene, seed, stream, device, engine)
         truth[rows] = world.truth_row(scene)
     index = block * rng.BLOCK + np.arange(n)
-    return Block(images, world.labels(index), truth, index, HaloTable.of(scenes, places, n))
+    return Block(images, world.labels(seed, stream, block)[:n], truth, index, HaloTable.of(scenes, places, n))
 
 
 def _halo_rows(halos: Component) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -22,8 +22,11 @@ MOFFAT_RADIUS = 5  # FWHM at which its wings are cut: for beta 2.5 beyond them l
 KINDS = ("gaussian", "moffat", "kernels")
 
 
-def choose(instrument: Instrument, spec: dict[str, Any] | None) -> tuple[Instrument, Tensor | None]:
+def choose(instrument: Instrument, spec: dict[str, Any] | None, where: str = WHERE) -> tuple[Instrument, Tensor | None]:
     """The instrument with the recipe's PSF, and the kernels (M, K, K) to draw from where it is a set.
+
+    Args:
+        where: the key of the recipe, for errors.
 
     Raises:
         UserError: an unknown kind, numbers that make no sense, or bad kernels.
@@ -31,44 +34,44 @@ def choose(instrument: Instrument, spec: dict[str, Any] | None) -> tuple[Instrum
     if spec is None:
         return instrument, None
     if len(spec) != 1:
-        raise UserError(f"{WHERE}: give one of {', '.join(KINDS)}, not {list(spec)}")
+        raise UserError(f"{where}: give one of {', '.join(KINDS)}, not {list(spec)}")
     ((kind, value),) = spec.items()
     if kind not in KINDS:
-        raise UserError(f"{WHERE}: no PSF '{kind}'; {config.nearest(str(kind), KINDS)}")
+        raise UserError(f"{where}: no PSF '{kind}'; {config.nearest(str(kind), KINDS)}")
     if kind == "kernels":
-        return instrument, read_kernels(str(value))
+        return instrument, read_kernels(str(value), where)
     numbers = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) for v in numbers):
-        raise UserError(f"{WHERE}: {kind} takes numbers, not {value!r}")
+        raise UserError(f"{where}: {kind} takes numbers, not {value!r}")
     if len(numbers) != (1 if kind == "gaussian" else 2):
-        raise UserError(f"{WHERE}: write {{gaussian: fwhm}} or {{moffat: [fwhm, beta]}}, not {value!r}")
+        raise UserError(f"{where}: write {{gaussian: fwhm}} or {{moffat: [fwhm, beta]}}, not {value!r}")
     if numbers[0] <= 0:
-        raise UserError(f"{WHERE}: the FWHM {numbers[0]:g} must be positive [arcsec]")
+        raise UserError(f"{where}: the FWHM {numbers[0]:g} must be positive [arcsec]")
     if kind == "gaussian":
         return dataclasses.replace(instrument, psf_fwhm=float(numbers[0]), psf_beta=None), None
     if numbers[1] <= 1:
-        raise UserError(f"{WHERE}: beta {numbers[1]:g} must be above 1, or the flux has no end")
+        raise UserError(f"{where}: beta {numbers[1]:g} must be above 1, or the flux has no end")
     return dataclasses.replace(instrument, psf_fwhm=float(numbers[0]), psf_beta=float(numbers[1])), None
 
 
-def read_kernels(path: str) -> Tensor:
+def read_kernels(path: str, where: str = WHERE) -> Tensor:
     """(M, K, K) float64 kernels of unit sum, centred in the largest one's size. Their pixels are the image's.
 
     Raises:
         UserError: nothing there, or a kernel that is damaged, not finite, even, oblong, or of no positive sum.
     """
-    return _read_kernels(find_files(path, WHERE))
+    return _read_kernels(find_files(path, where), where)
 
 
-@lru_cache(maxsize=2)
-def _read_kernels(files: tuple[File, ...]) -> Tensor:
-    found = list(read_pictures(files, WHERE))
+@lru_cache(maxsize=8)
+def _read_kernels(files: tuple[File, ...], where: str) -> Tensor:
+    found = list(read_pictures(files, where))
     for name, kernel in found:
         height, width = kernel.shape
         if height != width or height % 2 == 0:
-            raise UserError(f"{WHERE}: {name}: {height} x {width} pixels; a kernel is square with an odd side")
+            raise UserError(f"{where}: {name}: {height} x {width} pixels; a kernel is square with an odd side")
         if not kernel.sum() > 0:
-            raise UserError(f"{WHERE}: {name}: its sum is {kernel.sum():g}; it must be positive")
+            raise UserError(f"{where}: {name}: its sum is {kernel.sum():g}; it must be positive")
     size = max(len(kernel) for _, kernel in found)
     return torch.from_numpy(np.stack([np.pad(k / k.sum(), (size - len(k)) // 2) for _, k in found]))
 

@@ -6,11 +6,13 @@ Needs `pip install deeplense[reference]`. One image at a time and far slower tha
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from astropy.cosmology import FlatLambdaCDM
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -134,19 +136,27 @@ def render(
     scene: Scene,
     size: int,
     pixel_scale: float,
-    instrument: Instrument,
+    instrument: Instrument | Sequence[Instrument],
     supersampling: int = 1,
     psf: bool = True,
 ) -> Tensor:
-    """Noiseless images by lenstronomy, (B, 1, size, size) float64, counts/s a pixel.
+    """Noiseless images by lenstronomy, (B, C, size, size) float64, counts/s a pixel.
+
+    Args:
+        instrument: of each of the scene's bands; one alone stands for itself.
 
     Raises:
         UserError: lenstronomy is not installed.
     """
     if ImageModel is None:
         raise UserError("engine lenstronomy: not installed; run pip install 'deeplense[reference]'")
-    images = [_render_one(scene, row, size, pixel_scale, instrument, supersampling, psf) for row in range(len(scene))]
-    return torch.from_numpy(np.stack(images))[:, None]
+    instruments = [instrument] if isinstance(instrument, Instrument) else instrument
+    args = size, pixel_scale
+    bands = [
+        [_render_one(scene.band(k), row, *args, each, supersampling, psf) for row in range(len(scene))]
+        for k, each in enumerate(instruments)
+    ]
+    return torch.from_numpy(np.stack(bands, 1))
 
 
 def _render_one(
@@ -200,6 +210,7 @@ def _render_one(
 def _lens_model(scene: Scene, row: int) -> tuple[Any, list[dict[str, float]]]:
     names: list[str] = []
     kwargs: list[dict[str, float]] = []
+    planes: list[int] = []
     replaced: dict[int, Any] = {}
     scale = float(scene.deflection_scale[row])
     for component in scene.mass:
@@ -213,9 +224,25 @@ def _lens_model(scene: Scene, row: int) -> tuple[Any, list[dict[str, float]]]:
             name, convert = MASS[component.profile]
             names.append(name)
             kwargs.append(convert(params))
-    model = LensModel(names)
+            planes.append(component.plane)
+    if scene.planes is None:
+        model = LensModel(names)
+        functions = model.lens_model.func_list
+    else:
+        at = scene.planes[row : row + 1]
+        redshifts = [float(at.z[0, at.front + k]) for k in planes]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it tells us to mind our cosmology
+            model = LensModel(
+                names,
+                z_source=float(at.z_source),
+                lens_redshift_list=redshifts,
+                multi_plane=True,
+                cosmo=FlatLambdaCDM(H0=70, Om0=at.Om0),
+            )
+        functions = model.lens_model.multi_plane_base.func_list
     for position, profile in replaced.items():
-        model.lens_model.func_list[position] = profile
+        functions[position] = profile
     return model, kwargs
 
 

@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from deeplense.lensing.multiplane import Planes
 from deeplense.lensing.raytrace import Component
+
+
+@dataclass(frozen=True)
+class InBand:
+    """What differs from band to band of B scenes; attributes as those of `Scene`."""
+
+    source: list[Component]
+    lens_light: list[Component]
+    subtracted: list[Component]
+    exposure: Tensor
+    psf: Tensor | None
+
+    def __getitem__(self, rows: slice | Tensor) -> InBand:
+        return InBand(
+            [c[rows] for c in self.source],
+            [c[rows] for c in self.lens_light],
+            [c[rows] for c in self.subtracted],
+            self.exposure[rows],
+            None if self.psf is None else self.psf[rows],
+        )
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> InBand:
+        return InBand(
+            [c.to(device, dtype) for c in self.source],
+            [c.to(device, dtype) for c in self.lens_light],
+            [c.to(device, dtype) for c in self.subtracted],
+            self.exposure.to(device, dtype),
+            None if self.psf is None else self.psf.to(device, dtype),
+        )
 
 
 @dataclass(frozen=True)
@@ -24,6 +54,8 @@ class Scene:
         halos: every halo's row (`HALO_COLUMNS`), for the record; None where there are none.
         psf: (B, K, K) kernels of unit sum, a pixel of the image each; None: the instrument's.
         subtracted: lens light that is exposed and then taken away, so that only its noise remains.
+        planes: where the deflectors' planes are; None: all are in the lens's.
+        more_bands: of an image with several, all after the first, whose light, exposure and PSF are the scene's own.
     """
 
     mass: list[Component]
@@ -37,6 +69,14 @@ class Scene:
     halos: Component | None = None
     psf: Tensor | None = None
     subtracted: list[Component] = field(default_factory=list)
+    planes: Planes | None = None
+    more_bands: list[InBand] = field(default_factory=list)
+
+    def band(self, k: int) -> Scene:
+        """The scene as band k alone sees it."""
+        if k == 0:
+            return replace(self, more_bands=[])
+        return replace(self, **vars(self.more_bands[k - 1]), more_bands=[])
 
     def __len__(self) -> int:
         return len(self.index)
@@ -64,6 +104,8 @@ class Scene:
             self.halos and self.halos[rows],
             None if self.psf is None else self.psf[rows],
             [c[rows] for c in self.subtracted],
+            self.planes and self.planes[rows],
+            [band[rows] for band in self.more_bands],
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Scene:
@@ -80,4 +122,6 @@ class Scene:
             self.halos,
             None if self.psf is None else self.psf.to(device, dtype),
             [c.to(device, dtype) for c in self.subtracted],
+            self.planes,
+            [band.to(device, dtype) for band in self.more_bands],
         )

@@ -16,13 +16,11 @@ from deeplense.lensing import cosmology
 from deeplense.lensing.cosmology import Distances
 from deeplense.lensing.mesh import on_grid
 from deeplense.lensing.raytrace import Component
-from deeplense.sim import psf
+from deeplense.sim.bands import bands_of, pixel_scale
 from deeplense.sim.checks import check, one_of
-from deeplense.sim.detector import Detector
-from deeplense.sim.instrument import INSTRUMENTS, Instrument
 from deeplense.sim.macro import macro_lens, match_mass
 from deeplense.sim.priors import Prior
-from deeplense.sim.scene import Scene
+from deeplense.sim.scene import InBand, Scene
 from deeplense.sim.source import Galaxies
 from deeplense.sim.substructure import POPULATIONS, Host, Substructure, Truth
 from deeplense.sim.substructure.base import tensors
@@ -35,11 +33,12 @@ Drawn = dict[str, NDArray[np.float64]]
 
 
 class World:
-    """Priors, classes and instrument of a simulation, checked.
+    """Priors, classes and instruments of a simulation, checked.
 
     Attributes:
         classes: names, in the order of the labels. truth: every parameter stored with an image.
-        instrument, pixel_scale [arcsec], size [pixels].
+        bands: names of the images' channels. instruments: of each; instrument: of the first.
+        pixel_scale [arcsec], size [pixels].
 
     Raises:
         UserError: anything in the section that makes no sense, named by its key.
@@ -47,10 +46,11 @@ class World:
 
     def __init__(self, simulation: recipe.Simulation) -> None:
         s = self.simulation = simulation
-        instrument: Instrument = config.lookup(INSTRUMENTS, s.instrument, "instrument")
-        instrument = dataclasses.replace(instrument, detector=Detector.of(s))
-        self.instrument, self._kernels = psf.choose(instrument, s.psf)
-        self.pixel_scale = s.pixel_scale or self.instrument.pixel_scale
+        self._bands = bands_of(s)
+        self.bands = [band.name for band in self._bands]
+        self.instruments = [band.instrument for band in self._bands]
+        self.instrument = self.instruments[0]
+        self.pixel_scale = pixel_scale(self._bands, s.pixel_scale)
         self.size = s.size
         check(s.size >= 8, "simulation.size", f"{s.size} pixels are too few; give 8 or more")
         check(self.pixel_scale > 0, "simulation.pixel_scale", f"{self.pixel_scale} must be positive")
@@ -73,25 +73,35 @@ class World:
         self.deflection_scale = self._deflection_scale()
         self._lens = _priors(s.lens, "simulation.lens")
         one_of(s.lens, "theta_E", "mass", "simulation.lens")
-        self._source = Galaxies(s.source, "simulation.source", self.instrument)
-        self._lens_light = Galaxies(s.lens_light, "simulation.lens_light", self.instrument) if s.lens_light else None
+        sections = {"source": s.source, "lens_light": s.lens_light, "lens_envelope": s.lens_envelope}
+        self._galaxies = [
+            Galaxies(section, f"simulation.{name}", self.instruments, self.bands)
+            for name, section in sections.items()
+            if section is not None
+        ]
+        check(bool(s.lens_light or not s.lens_envelope), "simulation.lens_envelope", "there is no lens_light within it")
         self._residual = None
         if s.lens_light_residual is not None:
             self._residual = Prior.parse(s.lens_light_residual, "simulation.lens_light_residual")
             check(s.lens_light is not None, "simulation.lens_light_residual", "there is no lens_light to subtract")
-        self._exposure = Prior.parse(
-            self.instrument.total_exposure if s.exposure_time is None else s.exposure_time,
-            "simulation.exposure_time",
-        )
         check(bool(s.classes), "simulation.classes", "no class given; e.g. {no_sub: {population: none}}")
         self.classes = list(s.classes)
         self._populations = [_population(name, spec) for name, spec in s.classes.items()]
+        self._own_lens = [_own_lens(name, spec, self._lens) for name, spec in s.classes.items()]
+        several = any(getattr(p, "multi_plane", False) for p in self._populations)
+        where = "simulation.z_source_convention"
+        check(not several or self.deflection_scale == 1, where, "a fault of one plane; leave it out with multi_plane")
         self.truth = self._truths()
-        self._draw_macro(rng.generator(0, "check", 0))  # a prior that leaves its domain is found now
+        # a prior that leaves its domain is found now
+        self._draw_macro(rng.generator(0, "check", 0), self.labels(0, "check", 0))
 
-    def labels(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Classes take turns, so that any number of scenes holds them equally."""
-        return index % len(self.classes)
+    def labels(self, seed: int, stream: str, block: int) -> NDArray[np.int64]:
+        """(BLOCK,) classes: each once in every round, so that any number of scenes holds them equally, but in random
+        order, so that the order of files tells nothing."""
+        k = len(self.classes)
+        rounds = np.tile(np.arange(k), (rng.BLOCK, 1))  # of k blocks
+        rounds = rng.generator(seed, f"{stream}/classes", block // k).permuted(rounds, axis=1)
+        return np.asarray(rounds.reshape(k, rng.BLOCK)[block % k])
 
     def scenes(self, seed: int, stream: str, block: int, n: int = rng.BLOCK) -> list[Scene]:
         """The first n scenes of a block, grouped by class; (seed, stream, block) decide them.
@@ -100,10 +110,9 @@ class World:
             stream: e.g. "train"; streams are independent.
         """
         index = block * rng.BLOCK + np.arange(rng.BLOCK)
-        macro = self._draw_macro(rng.generator(seed, f"{stream}/macro", block))
-        labels = self.labels(index)
-        lights = self._lights(macro, seed, stream, block)
-        kernel = None if self._kernels is None else torch.from_numpy(macro["psf"]).long()
+        labels = self.labels(seed, stream, block)
+        macro = self._draw_macro(rng.generator(seed, f"{stream}/macro", block), labels)
+        bands = self._seen(macro, seed, stream, block)
         scenes = []
         for label, population in enumerate(self._populations):
             # drawn for the whole block, so that a shorter last block begins as a whole one would
@@ -112,13 +121,7 @@ class World:
             host = self._host(drawn)
             sub = population.sample(rng.generator(seed, f"{stream}/substructure", block, label), host)
             at = torch.from_numpy(rows)
-            scene = dataclasses.replace(
-                self._scene(drawn, sub, label, index[rows]),
-                source=[c[at] for c in lights["source"]],
-                lens_light=[c[at] for c in lights["lens_light"]],
-                subtracted=[c[at] for c in lights["subtracted"]],
-                psf=None if self._kernels is None or kernel is None else self._kernels[kernel[at]],
-            )
+            scene = self._scene(drawn, sub, label, index[rows], [band[at] for band in bands])
             scenes.append(scene[: int((rows < n).sum())])
         return [s for s in scenes if len(s)]
 
@@ -129,8 +132,8 @@ class World:
     @cached_property
     def halos_per_image(self) -> float | None:
         """How many on average, by one block; None where no class keeps a table of its halos."""
-        drawn = self._draw_macro(rng.generator(0, "check", 0))
-        labels = self.labels(np.arange(rng.BLOCK))
+        labels = self.labels(0, "check", 0)
+        drawn = self._draw_macro(rng.generator(0, "check", 0), labels)
         found = []
         for label, population in enumerate(self._populations):
             host = self._host({k: v[labels == label] for k, v in drawn.items()})
@@ -147,17 +150,23 @@ class World:
                 out[:, column] = scene.truth[truth.name].numpy()
         return out
 
-    def _draw_macro(self, generator: np.random.Generator) -> Drawn:
+    def _draw_macro(self, generator: np.random.Generator, labels: NDArray[np.int64]) -> Drawn:
         shape = (rng.BLOCK,)
         drawn: Drawn = {}
         for prefix, priors in self._sections():
             drawn |= {f"{prefix}.{k}": p.sample(generator, shape) for k, p in priors.items()}
-        drawn["exposure_time"] = self._exposure.sample(generator, shape)
+        for band in self._bands:
+            drawn[f"{band.prefix}exposure_time"] = band.exposure.sample(generator, shape)
         drawn["z_lens"], drawn["z_source"] = (p.sample(generator, shape) for p in self._redshifts)
         if self._residual is not None:
             drawn["lens_light_residual"] = self._residual.sample(generator, shape)
-        if self._kernels is not None:
-            drawn["psf"] = generator.integers(len(self._kernels), size=shape).astype(float)
+        for band in self._bands:
+            if band.kernels is not None:
+                drawn[f"{band.prefix}psf"] = generator.integers(len(band.kernels), size=shape).astype(float)
+        for label, own in enumerate(self._own_lens):
+            rows = np.flatnonzero(labels == label)
+            for k, prior in own.items():
+                drawn[f"lens.{k}"][rows] = prior.sample(generator, rows.shape)
         _check_drawn(drawn)
         if "lens.mass" in drawn:
             drawn["lens.theta_E"] = np.sqrt(drawn["lens.mass"] * self._distances(drawn).theta_E2_per_mass)
@@ -188,45 +197,61 @@ class World:
             c.Om0,
         )
 
-    def _scene(self, drawn: Drawn, sub: Substructure, label: int, index: NDArray[np.int64]) -> Scene:
+    def _scene(
+        self, drawn: Drawn, sub: Substructure, label: int, index: NDArray[np.int64], bands: list[InBand]
+    ) -> Scene:
         truth = {**drawn, **sub.truth}
         if self.simulation.match_mass:
-            drawn = drawn | {"lens.theta_E": match_mass(drawn, sub.mass)}
-        fixed = all(prior.constant for prior in [*self._lens.values(), *self._redshifts])
+            drawn = drawn | {"lens.theta_E": match_mass(drawn, [c for c in sub.mass if c.plane == 0])}
+        fixed = all(prior.constant for prior in [*(self._lens | self._own_lens[label]).values(), *self._redshifts])
         macro = macro_lens(drawn, alike=fixed and not self.simulation.match_mass)
+        halos = [dataclasses.replace(c, fused=self.simulation.compile) for c in sub.mass]
+        if self.simulation.mesh and sub.planes is None:  # rays on a grid meet one plane alone
+            halos = [on_grid(c) for c in halos]
         return Scene(
-            mass=[*macro, *(on_grid(c) if self.simulation.mesh else c for c in sub.mass)],
-            source=[],
-            lens_light=[],
+            mass=[*macro, *halos],
+            source=bands[0].source,
+            lens_light=bands[0].lens_light,
             deflection_scale=torch.full((len(index),), self.deflection_scale, dtype=torch.float64),
-            exposure=torch.from_numpy(drawn["exposure_time"]),
+            exposure=bands[0].exposure,
             label=label,
             index=torch.from_numpy(index),
             truth={k: torch.from_numpy(np.asarray(v, dtype=np.float64)) for k, v in truth.items()},
             halos=_halos(sub),
+            psf=bands[0].psf,
+            subtracted=bands[0].subtracted,
+            planes=sub.planes,
+            more_bands=bands[1:],
         )
 
-    def _lights(self, drawn: Drawn, seed: int, stream: str, block: int) -> dict[str, list[Component]]:
-        """Source, lens light and what is subtracted of it, for a whole block; `drawn` gains what they draw."""
-        found: dict[str, list[Component]] = {"lens_light": [], "subtracted": []}
-        for galaxies in (self._source, self._lens_light):
-            if galaxies is not None:
-                generator = rng.generator(seed, f"{stream}/{galaxies.name}", block)
-                found[galaxies.name], more = galaxies.components(drawn, generator, stream.partition("/")[0] == "train")
-                drawn |= more
+    def _seen(self, drawn: Drawn, seed: int, stream: str, block: int) -> list[InBand]:
+        """Light, exposure and PSF in each band, for a whole block; `drawn` gains what the light draws."""
+        source: list[list[Component]] = []
+        front: list[list[Component]] = [[] for _ in self._bands]
+        for galaxies in self._galaxies:
+            generator = rng.generator(seed, f"{stream}/{galaxies.name}", block)
+            found, more = galaxies.components(drawn, generator, stream.partition("/")[0] == "train")
+            drawn |= more
+            if galaxies.name == "source":
+                source = found
+            else:
+                front = [old + new for old, new in zip(front, found, strict=True)]
+        subtracted: list[list[Component]] = [[] for _ in self._bands]
         if self._residual is not None:
             left = torch.from_numpy(drawn["lens_light_residual"])[:, None]
-            whole = found["lens_light"]
-            found["lens_light"], found["subtracted"] = (
-                [dataclasses.replace(c, params=c.params | {"amp": c.params["amp"] * f}) for c in whole]
-                for f in (left, 1 - left)
-            )
-        return found
+            front, subtracted = ([[_dimmed(c, f) for c in band] for band in front] for f in (left, 1 - left))
+        seen = []
+        for lights, band in zip(zip(source, front, subtracted, strict=True), self._bands, strict=True):
+            exposure = torch.from_numpy(drawn[f"{band.prefix}exposure_time"])
+            kernels = None
+            if band.kernels is not None:
+                kernels = band.kernels[torch.from_numpy(drawn[f"{band.prefix}psf"]).long()]
+            seen.append(InBand(*lights, exposure, kernels))
+        return seen
 
     def _sections(self) -> list[tuple[str, dict[str, Prior]]]:
         """Prefix and priors of lens, source and lens light."""
-        lights = [(g.name, g.priors) for g in (self._source, self._lens_light) if g is not None]
-        return [("lens", self._lens), *lights]
+        return [("lens", self._lens), *((g.name, g.priors) for g in self._galaxies)]
 
     def _deflection_scale(self) -> float:
         """Legacy fault: lenses defined for a source at z_source_convention, images made for one at z_source."""
@@ -245,26 +270,24 @@ class World:
     def _truths(self) -> list[Truth]:
         units = {"theta_E": "arcsec", "center_x": "arcsec", "center_y": "arcsec", "R_sersic": "arcsec",
                  "mass": "Msun", "magnitude": "AB mag", "image_width": "arcsec"}  # fmt: skip
-        specs = {
-            "lens": self.simulation.lens,
-            "source": self.simulation.source,
-            "lens_light": self.simulation.lens_light,
-        }
+        s = self.simulation
+        own = {k for lens in self._own_lens for k in lens}  # of some classes, so no one prior holds for all
+        specs = {"lens": {k: None if k in own else getattr(s.lens, k) for k in self._lens}}
+        specs |= {g.name: g.specs for g in self._galaxies}
         found = []
         for prefix, priors in self._sections():
             for name, prior in priors.items():
-                if not prior.constant:
-                    found.append(Truth(f"{prefix}.{name}", units.get(name, ""), getattr(specs[prefix], name)))
-        s = self.simulation
-        more = {"exposure_time": ("s", s.exposure_time, self._exposure)}
+                if not prior.constant or (prefix == "lens" and name in own):
+                    unit = "mag" if name.startswith("colours.") else units.get(name, "")
+                    found.append(Truth(f"{prefix}.{name}", unit, specs[prefix][name]))
+        more = {f"{b.prefix}exposure_time": ("s", b.exposure_time, b.exposure) for b in self._bands}
         more |= {k: ("", getattr(s, k), p) for k, p in zip(("z_lens", "z_source"), self._redshifts, strict=True)}
         if self._residual is not None:
             more["lens_light_residual"] = ("", s.lens_light_residual, self._residual)
         found += [Truth(k, unit, spec) for k, (unit, spec, prior) in more.items() if not prior.constant]
-        for galaxies in (self._source, self._lens_light):
-            found += galaxies.truths() if galaxies is not None else []
-        if self._kernels is not None and len(self._kernels) > 1:
-            found.append(Truth("psf", ""))
+        for galaxies in self._galaxies:
+            found += galaxies.truths()
+        found += [Truth(f"{b.prefix}psf", "") for b in self._bands if b.kernels is not None and len(b.kernels) > 1]
         for population in self._populations:
             found += [t for t in population.truth() if t.name not in {f.name for f in found}]
         return found
@@ -275,7 +298,21 @@ def _population(name: str, spec: dict[str, Any]) -> Any:
     if not isinstance(spec, dict) or "population" not in spec:
         raise UserError(f"{where} needs a 'population'; {config.nearest('population', POPULATIONS)}")
     cls = config.lookup(POPULATIONS, str(spec["population"]), "population")
-    return config.build(cls, {k: v for k, v in spec.items() if k != "population"}, where)
+    return config.build(cls, {k: v for k, v in spec.items() if k not in ("population", "lens")}, where)
+
+
+def _own_lens(name: str, spec: dict[str, Any], lens: dict[str, Prior]) -> dict[str, Prior]:
+    """Priors of the macro lens that hold in one class alone."""
+    where = f"simulation.classes.{name}.lens"
+    section = spec.get("lens") or {}
+    own = config.build(recipe.Lens, section, where)
+    for key in section:
+        check(key in lens, f"{where}.{key}", f"simulation.lens has {', '.join(lens)}; give one of these")
+    return {k: Prior.parse(getattr(own, k), f"{where}.{k}") for k in section}
+
+
+def _dimmed(light: Component, factor: torch.Tensor) -> Component:
+    return dataclasses.replace(light, params=light.params | {"amp": light.params["amp"] * factor})
 
 
 def _halos(sub: Substructure) -> Component | None:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from deeplense.lensing.cosmology import Distances
+from deeplense.lensing.multiplane import Planes
 from deeplense.lensing.raytrace import Component
 
 Array = NDArray[Any]
@@ -63,11 +64,13 @@ class Halos(NamedTuple):
 
 @dataclass
 class Substructure:
-    """Deflectors of n images; what was drawn, name -> (n,); and each halo's row, where there are halos."""
+    """Deflectors of n images; what was drawn, name -> (n,); each halo's row, where there are halos; and the planes in
+    which the deflectors are, where they are in several."""
 
     mass: list[Component]
     truth: dict[str, Array] = field(default_factory=dict)
     halos: Halos | None = None
+    planes: Planes | None = None
 
 
 def tensors(arrays: dict[str, Array]) -> dict[str, torch.Tensor]:

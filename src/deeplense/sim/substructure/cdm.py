@@ -65,6 +65,7 @@ class ColdDarkMatter:
         compensate: add the mass sheet.
         line_of_sight: factor on the abundance of field halos between observer and source, of the same range of masses
             (`line_of_sight.py`); 0 is none, 1 as many as Sheth & Tormen (1999) expect.
+        multi_plane: trace rays through planes in which field halos lie; if not, they are projected onto the lens.
 
     Truth: n_sub, log10_m_sub count subhalos alone; f_sub is their bound mass inside 2 θ_E over all mass there of an
     isothermal lens, 2π θ_E² Σ_cr; where the image does not hold the whole circle, of the part that it holds.
@@ -77,6 +78,7 @@ class ColdDarkMatter:
     scatter: float = 0.11
     compensate: bool = True
     line_of_sight: float = 0.0
+    multi_plane: bool = False
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -90,6 +92,8 @@ class ColdDarkMatter:
             raise UserError(f"{name}.line_of_sight is {self.line_of_sight}; give 0 (none), 1 (as expected) or a factor")
         if self.line_of_sight and not MASSES[0] <= self.mass[0] < self.mass[1] <= MASSES[1]:
             raise UserError(f"{name}.mass is {self.mass}; with line_of_sight it must lie in {list(MASSES)} Msun")
+        if self.multi_plane and not self.line_of_sight:
+            raise UserError(f"{name}.multi_plane is for halos along the line of sight; give line_of_sight above 0")
 
     def truth(self) -> list[Truth]:
         return [
@@ -125,20 +129,24 @@ class ColdDarkMatter:
             "log10_m_sub": log10_or_nan(bound.sum(1)),
             "f_sub": (bound * (r < 2 * host.theta_E)).sum(1) / inside[:, 0],
         }
-        columns, mask = found.columns(), found.mask
+        columns, mask, planes = found.columns(), found.mask, None
         if self.line_of_sight > 0:
-            slices = los.Slices.of(host)
+            slices = los.Slices.of(host, self.multi_plane)
             field = self._field(rng, slices, host, particle)
             components += field.components
-            kappa = kappa - los.mean_convergence(slices, host, self._field_density(slices, particle, host))
+            mean = los.mean_convergence(slices, host, self._field_density(slices, particle, host))
+            if self.multi_plane:
+                planes = slices.planes(host)
+                sheets = los.in_planes(_sheet(-mean, host), np.broadcast_to(np.arange(mean.shape[1]), mean.shape))
+                components += sheets if self.compensate else []
+            else:
+                kappa = kappa - mean.sum(1, keepdims=True)
             truth["n_los"] = field.mask.sum(1).astype(float)
             columns = {k: np.concatenate([v, field.columns()[k]], axis=1) for k, v in columns.items()}
             mask = np.concatenate([mask, field.mask], axis=1)
         if self.compensate:
-            square = {"kappa": kappa, "half_width": np.full_like(kappa, host.half_width)}
-            middle = {"center_x": np.zeros_like(kappa), "center_y": np.zeros_like(kappa)}
-            components.append(Component("square_sheet", tensors(square | middle)))
-        return Substructure(components, {k: np.reshape(v, n) for k, v in truth.items()}, Halos(columns, mask))
+            components.append(_sheet(kappa, host))
+        return Substructure(components, {k: np.reshape(v, n) for k, v in truth.items()}, Halos(columns, mask), planes)
 
     def number_density(self, sigma_sub: Array, log10_m_host: Array, z_lens: Array) -> Array:
         """Subhalos of `mass` per kpc² before suppression: the integral of the mass function."""
@@ -176,11 +184,14 @@ class ColdDarkMatter:
         shape = mask.shape
         drawn["spread"] = 10 ** (self.scatter * rng.standard_normal(shape))
         drawn, mask = together(drawn, mask & (rng.random(shape) < self.survival(drawn["mass"], particle, field=True)))
-        plane, beta, behind = slices.pick(drawn.pop("slice"), host)
+        index = drawn.pop("slice")
+        plane, beta, behind = slices.pick(index, host)
         rows = drawn | self.rows(drawn["mass"], None, drawn.pop("spread"), particle, plane)
         r = np.hypot(drawn["center_x"] - host.center_x, drawn["center_y"] - host.center_y)
         weight, _ = los.coupling(r, host.theta_E, beta, behind)
         components = [los.project(c, weight, behind) for c in self.components(rows, mask, particle, plane, rng)]
+        if self.multi_plane:
+            components = [part for c in components for part in los.in_planes(c, index)]
         return Population(rows, mask, components, plane.z_lens)
 
     def rows(
@@ -274,3 +285,10 @@ class ColdDarkMatter:
     def diffuse(self, particle: dict[str, Array], host: Host, main: galaxy.MainHalo, rng: Generator) -> list[Component]:
         """What the lens galaxy has beside halos."""
         return []
+
+
+def _sheet(kappa: Array, host: Host) -> Component:
+    """Square sheets the size of the image, (n, N)."""
+    zero = np.zeros_like(kappa)
+    square = {"kappa": kappa, "half_width": zero + host.half_width, "center_x": zero, "center_y": zero}
+    return Component("square_sheet", tensors(square))

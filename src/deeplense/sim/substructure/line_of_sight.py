@@ -1,7 +1,7 @@
-"""Field halos between observer and source, projected onto the lens as effective halos.
+"""Field halos between observer and source: in planes of their own, or projected onto the lens as effective halos.
 
-The full lens equation bends light at every halo on its way. To first order in the halos it is that of one plane
-(Şengül et al. 2020, arXiv 2006.07383, sec. II; McCully et al. 2017, arXiv 1601.05417, sec. 2): with
+The full lens equation bends light at every halo on its way: `in_planes`. To first order in the halos it is that of one
+plane (Şengül et al. 2020, arXiv 2006.07383, sec. II; McCully et al. 2017, arXiv 1601.05417, sec. 2): with
 β = D_12 D_s/(D_2 D_1s) between the two of lens and halo,
 
 * in front of the lens a halo moves the source position by (1 − β ∂α_lens) α_halo(θ);
@@ -26,10 +26,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.random import Generator
 
 from deeplense.lensing import cosmology
 from deeplense.lensing.cosmology import ARCSEC, Distances
+from deeplense.lensing.multiplane import Planes
 from deeplense.lensing.raytrace import Component
 from deeplense.lensing.structure import Structure
 from deeplense.sim.priors import Prior
@@ -53,7 +55,8 @@ class Slices:
     """The way from observer to source in thin slices, every array (n, 2 `SLICES`).
 
     Attributes:
-        z: redshift of the middle. beta: between slice and lens. behind: the lens, (1, 2 `SLICES`).
+        z: redshift of the middle. beta: between slice and lens; 0 where slices are planes of their own, for then rays
+            are bent one plane at a time and nothing is projected. behind: the lens, (1, 2 `SLICES`).
         volume: comoving, behind one square arcsecond of the image [Mpc³]. distances: of a lens in the slice.
     """
 
@@ -64,7 +67,7 @@ class Slices:
     distances: Distances
 
     @classmethod
-    def of(cls, host: Host) -> Slices:
+    def of(cls, host: Host, multi_plane: bool = False) -> Slices:
         chi_l, chi_s = (cosmology.comoving_distance(z, host.H0, host.Om0) for z in (host.z_lens, host.z_source))
         middle, behind = (np.arange(SLICES) + 0.5)[None] / SLICES, np.arange(2 * SLICES)[None] >= SLICES
         chi = np.concatenate([chi_l * middle, chi_l + (chi_s - chi_l) * middle], axis=1)
@@ -73,7 +76,13 @@ class Slices:
         near, far = np.minimum(chi, chi_l), np.maximum(chi, chi_l)
         one = np.ones_like(chi)
         D = Distances(chi / (1 + z), chi_s / (1 + host.z_source) * one, (chi_s - chi) / (1 + host.z_source))
-        return cls(z, (far - near) * chi_s / (far * (chi_s - near)), behind, (chi * ARCSEC) ** 2 * thick, D)
+        beta = 0 * one if multi_plane else (far - near) * chi_s / (far * (chi_s - near))
+        return cls(z, beta, behind, (chi * ARCSEC) ** 2 * thick, D)
+
+    def planes(self, host: Host) -> Planes:
+        """One in the middle of each slice, and the lens's between."""
+        z = np.concatenate([self.z[:, :SLICES], host.z_lens, self.z[:, SLICES:]], axis=1)
+        return Planes(torch.from_numpy(z), torch.from_numpy(host.z_source[:, 0]), SLICES, host.Om0)
 
     def pick(self, index: Array, host: Host) -> tuple[Host, Array, Array]:
         """Lenses in the slices of halos (n, N), β, and which lie behind."""
@@ -138,8 +147,14 @@ def project(component: Component, weight: Array, behind: Array) -> Component:
     return Component(component.profile, made, component.mask)
 
 
+def in_planes(component: Component, index: Array) -> list[Component]:
+    """Deflectors (n, N) as one component for each slice, of which `index` (n, N) says theirs."""
+    every = ((k, component.only(torch.from_numpy(index == k))) for k in range(2 * SLICES))
+    return [dataclasses.replace(c, plane=k - SLICES + (k >= SLICES)) for k, c in every]
+
+
 def mean_convergence(slices: Slices, host: Host, mean_mass: Array) -> Array:
-    """(n, 1) mean effective convergence of the image.
+    """(n, 2 `SLICES`) mean (effective) convergence of each slice in the image.
 
     Args:
         mean_mass: bound mass of halos in each slice [Msun/Mpc³, comoving], (n, 2 `SLICES`).
@@ -150,5 +165,4 @@ def mean_convergence(slices: Slices, host: Host, mean_mass: Array) -> Array:
     weight, narrowing = coupling(r, host.theta_E[..., None], slices.beta[..., None], slices.behind[..., None])
     # t times as many, and κ × w over an area / w²
     weight = np.where(slices.behind[..., None], narrowing / weight, weight).mean(-1)
-    kappa = np.pi * slices.volume * mean_mass * slices.distances.theta_E2_per_mass * weight
-    return np.asarray(kappa.sum(1, keepdims=True))
+    return np.asarray(np.pi * slices.volume * mean_mass * slices.distances.theta_E2_per_mass * weight)
