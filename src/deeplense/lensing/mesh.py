@@ -27,6 +27,7 @@ TOLERANCE = 3e-5  # of a deflection interpolated between radii, against the halo
 SHAPES = {1: 256, 2: 24, 3: 10}  # tabulated values of each shape parameter, by how many there are
 RADII = 512  # tabulated radii
 HALOS = 2048  # summed together: their neighbourhoods stay in a core's cache
+LEAST = 24  # half the length of the transforms: of shorter ones the last digit depends on the number of threads
 FEWEST = 16  # halos an image for which a grid is worth its transforms
 
 # profile -> its strength, and the range of each shape parameter [arcsec]
@@ -44,7 +45,7 @@ class Mesh:
     Attributes:
         function: `(r², **parameters) -> α/r`, linear in `strength`.
         r2: (R, 1) squares of the radii at which a halo's α/r is taken [arcsec²].
-        basis: (2, R, 2 size, size + 1) complex, transforms of the deflections along x and y that interpolate.
+        basis: (2, R, L, L/2 + 1) complex, L ≥ 2 size, transforms of the deflections along x and y that interpolate.
         near: (2, 2 NEAR + 3, 2 NEAR + 3, R), the same at the nodes around their centre.
     """
 
@@ -96,18 +97,18 @@ class Mesh:
 
     def _far(self, share: Tensor, image: Tensor, n_images: int, i: Tensor, j: Tensor, wi: Tensor, wj: Tensor) -> Tensor:
         """(2, B, size, size): what the kernels make of shares (R, H) laid on the nodes around each centre."""
-        n, around = self.size, torch.arange(-1, 3, device=i.device)[:, None]
+        n, length, around = self.size, self.basis.shape[2], torch.arange(-1, 3, device=i.device)[:, None]
         node = (image * n + i + around)[:, None] * n + j + around
         values = share[:, None, None] * (wi[:, None] * wj)
         grid = share.new_zeros(len(share), n_images * n * n)
         grid.scatter_add_(1, node.reshape(1, -1).expand(len(share), -1), values.flatten(1))
-        spectrum = torch.fft.rfft2(grid.reshape(len(share), n_images, n, n), s=(2 * n, 2 * n))
+        spectrum = torch.fft.rfft2(grid.reshape(len(share), n_images, n, n), s=(length, length))
         both = spectrum.new_empty(2, *spectrum.shape[1:])
         for kernels, sum_ in zip(self.basis, both, strict=True):
             torch.mul(spectrum[0], kernels[0], out=sum_)
             for one, kernel in zip(spectrum[1:], kernels[1:], strict=True):
                 sum_.addcmul_(one, kernel)  # an einsum of complex numbers takes three times as long
-        alpha: Tensor = torch.fft.irfft2(both, s=(2 * n, 2 * n))
+        alpha: Tensor = torch.fft.irfft2(both, s=(length, length))
         return alpha[..., :n, :n]
 
     def _near(
@@ -168,13 +169,14 @@ def mesh_for(profile: str, size: int, pixel_scale: float, device: torch.device, 
             break
     # as combinations of real profiles, so that the interpolating functions are known at every radius
     combine = inverse @ (left[:, :rank] / values[:rank]).T
-    line = torch.arange(-size, size, dtype=torch.float64) * pixel_scale  # nodes see each other at these offsets
+    half = max(size, LEAST)
+    line = torch.arange(-half, half, dtype=torch.float64) * pixel_scale  # nodes see each other at these offsets
     unique, place = torch.unique(line[:, None] ** 2 + line**2, return_inverse=True)
     real = function(unique.clamp_min((0.5 * pixel_scale) ** 2), **every) / scale
     kernel = (combine @ real)[:, place] * radii[chosen, None, None]
     pair = torch.stack([kernel * line, kernel * line[:, None]])
     basis = torch.fft.rfft2(torch.fft.ifftshift(pair, dim=(-2, -1)))
-    middle = slice(size - NEAR - 1, size + NEAR + 2)
+    middle = slice(half - NEAR - 1, half + NEAR + 2)
     near = pair[:, :, middle, middle].permute(0, 2, 3, 1).contiguous()
     complex_dtype = torch.complex64 if dtype == torch.float32 else torch.complex128
     return Mesh(
