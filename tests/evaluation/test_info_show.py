@@ -17,8 +17,10 @@ from deeplense.data.schema import read_manifest
 from deeplense.data.store import Dataset
 from deeplense.errors import UserError
 from deeplense.evaluation import show as showing
+from deeplense.evaluation.forward import MACRO
 from deeplense.evaluation.info import info
 from deeplense.evaluation.show import show
+from deeplense.sim.macro import macro_lens
 from deeplense.training.fit import train
 
 SMALL = ["simulation.size=24", "splits={train: 4, test: 9}"]
@@ -190,3 +192,10 @@ def test_bad_requests_are_one_line_and_write_nothing(simulated: Path, tmp_path: 
 def test_a_scene_of_another_version_is_an_error(simulated: Path) -> None:
     with pytest.raises(UserError, match="another version of the code"):
         showing._find([], 3)
+
+
+def test_without_substructure_the_whole_macro_lens_stays() -> None:
+    names = ("theta_E", "e1", "e2", "center_x", "center_y", "gamma1", "gamma2", "a3", "phi3", "a4", "phi4")
+    for gamma in (2.0, 2.2):
+        drawn = {f"lens.{k}": np.full(1, 0.1) for k in names} | {"lens.gamma": np.full(1, gamma)}
+        assert {c.profile for c in macro_lens(drawn)} <= set(MACRO)

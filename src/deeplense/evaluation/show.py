@@ -18,6 +18,7 @@ from deeplense import config, rng
 from deeplense.data import schema
 from deeplense.data.store import Dataset
 from deeplense.errors import UserError
+from deeplense.evaluation.forward import MACRO
 from deeplense.evaluation.gallery import picture
 from deeplense.recipe import Recipe
 from deeplense.sim import image
@@ -27,7 +28,6 @@ from deeplense.sim.world import World
 
 Array = NDArray[np.float32]
 COLUMNS = 6
-MACRO = ("sie", "shear")
 CLEAN_UNIT = "electron/s"  # of a rendered image before noise
 
 

@@ -43,7 +43,8 @@ def render(
     """
     instruments = [instrument] if isinstance(instrument, Instrument) else instrument
     step = max(1, PIXELS // (size * supersampling) ** 2)
-    parts, order = [], torch.argsort(scene.n_deflectors, stable=True)  # together, those alike are padded least
+    # together, those alike are padded least; on the CPU, where a part of the scene stays
+    parts, order = [], torch.argsort(scene.n_deflectors.cpu(), stable=True)
     for some in torch.split(order, step):
         few = scene[some]
         seen = []
