@@ -120,7 +120,7 @@ class Simulation:
     lens_envelope: Source | None = None  # a second, outer component of the lens light
     lens_light_residual: Prior | None = None  # share that its subtraction leaves, of either sign; not subtracted: null
     match_mass: bool = False  # theta_E is that of macro lens and substructure together, so no class weighs more
-    mesh: bool = False  # halos share a mass grid, 0.02 of the noise from their exact sum; see deeplense.lensing.mesh
+    mesh: bool = False  # halos share a mass grid, hundredths of the noise from their exact sum; see lensing/mesh.py
     compile: bool = False  # loops over halos are fused by torch.compile: worth it for 10,000 images or more
     # class name -> {population: key of deeplense.sim.substructure.POPULATIONS, **its parameters}; `lens`: what of the
     # macro lens is other in this class, which gives it away: a fault of DeepLenseSim, Model IV

@@ -26,8 +26,7 @@ class Component:
         params: name -> (B, N).
         mask: (B, N) bool, False where the array is padding; None when nothing is.
         mesh: an image may sum them on a mass grid (`mesh.py`).
-        fused: if they are circular, sum them in one loop that `torch.compile` makes: 2-4 times as fast for hundreds of
-            halos, after ten seconds or more of compiling in each process.
+        fused: if they are circular, sum them in one loop that `torch.compile` makes, once in each process.
         alike: the parameters are the same in all images, so that one will do.
         plane: where it is along the line of sight: 0 with the lens, -1 in the next plane in front of it, 1 behind it.
     """

@@ -91,37 +91,29 @@ class Scene:
             else torch.zeros(len(self), dtype=torch.long, device=self.exposure.device)
         )
 
+    @property
+    def _first_band(self) -> InBand:
+        return InBand(self.source, self.lens_light, self.subtracted, self.exposure, self.psf)
+
     def __getitem__(self, rows: slice | Tensor) -> Scene:
-        return Scene(
-            [c[rows] for c in self.mass],
-            [c[rows] for c in self.source],
-            [c[rows] for c in self.lens_light],
-            self.deflection_scale[rows],
-            self.exposure[rows],
-            self.label,
-            self.index[rows],
-            {k: v[rows] for k, v in self.truth.items()},
-            self.halos and self.halos[rows],
-            None if self.psf is None else self.psf[rows],
-            [c[rows] for c in self.subtracted],
-            self.planes and self.planes[rows],
-            [band[rows] for band in self.more_bands],
+        return replace(
+            self,
+            mass=[c[rows] for c in self.mass],
+            deflection_scale=self.deflection_scale[rows],
+            index=self.index[rows],
+            truth={k: v[rows] for k, v in self.truth.items()},
+            halos=self.halos and self.halos[rows],
+            planes=self.planes and self.planes[rows],
+            more_bands=[band[rows] for band in self.more_bands],
+            **vars(self._first_band[rows]),
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Scene:
         """Move the physics to a device and precision; index and truth stay as they are."""
-        return Scene(
-            [c.to(device, dtype) for c in self.mass],
-            [c.to(device, dtype) for c in self.source],
-            [c.to(device, dtype) for c in self.lens_light],
-            self.deflection_scale.to(device, dtype),
-            self.exposure.to(device, dtype),
-            self.label,
-            self.index,
-            self.truth,
-            self.halos,
-            None if self.psf is None else self.psf.to(device, dtype),
-            [c.to(device, dtype) for c in self.subtracted],
-            self.planes,
-            [band.to(device, dtype) for band in self.more_bands],
+        return replace(
+            self,
+            mass=[c.to(device, dtype) for c in self.mass],
+            deflection_scale=self.deflection_scale.to(device, dtype),
+            more_bands=[band.to(device, dtype) for band in self.more_bands],
+            **vars(self._first_band.to(device, dtype)),
         )
