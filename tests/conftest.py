@@ -42,7 +42,7 @@ def write_tiny_dataset(
         name="tiny",
         image=ImageInfo(channels, size, size, pixel_scale=0.1, unit="counts"),
         classes=list(classes),
-        parameters=[Parameter("log10_m_axion", "log10(eV)", {"uniform": [-24.0, -22.0]})],
+        parameters=[Parameter("log10_m_axion", "log10(eV)", {"uniform": [-24.0, -22.0]}, "scalar")],
         splits=splits,
         shards=shards,
     )

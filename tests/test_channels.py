@@ -20,7 +20,8 @@ from deeplense.evaluation.gallery import picture, stretch
 from deeplense.evaluation.info import info
 from deeplense.evaluation.report import evaluate
 from deeplense.evaluation.show import show
-from deeplense.inference.export import OnnxBundle, export
+from deeplense.inference.export import export
+from deeplense.inference.export.runtime import OnnxBundle
 from deeplense.inference.predict import predict
 from deeplense.training.fit import train
 
@@ -67,7 +68,7 @@ def test_three_bands_all_the_way(tmp_path: Path) -> None:
     order = np.argsort(imported.split("test").ids)
     np.testing.assert_array_equal(imported.split("test").images(order).numpy(), images)
     exported = OnnxBundle(export(bundle, tmp_path / "model.onnx", data=data))
-    p, q = (b.predict(torch.from_numpy(images)).probabilities for b in (load(bundle, "cpu"), exported))
+    p, q = (b.predict(images).probabilities for b in (load(bundle, "cpu"), exported))
     np.testing.assert_allclose(p, q, atol=1e-5)
 
 

@@ -1,56 +1,42 @@
-"""The single file that a trained network is: weights, recipe, pre-processing, classes, target scaling.
+"""The single file that a trained network is: weights, recipe, pre-processing, classes, target scaling, calibration.
 
-Safetensors with JSON metadata: nothing is unpickled, and any tool of that format lists the weights.
+Safetensors with JSON metadata: nothing is unpickled, nothing is found by importing what the file says, and any tool of
+that format lists the weights. `docs/data_format.md` is the specification.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from deeplense import config
+from deeplense import config, format_1
+from deeplense.answers import ANSWERS, Prediction, output_name
 from deeplense.data import schema
 from deeplense.data.familiarity import Familiarity
-from deeplense.data.schema import ImageInfo
+from deeplense.data.images import as_images
+from deeplense.data.schema import ImageInfo, Parameter
 from deeplense.data.transforms import Preprocessor
 from deeplense.device import resolve_device
 from deeplense.errors import UserError
-from deeplense.models import build_network
-from deeplense.models.heads import Head, Target, head_for
-from deeplense.recipe import Recipe
+from deeplense.models import Context, build_network
+from deeplense.models.heads import Head, HeadSpec
+from deeplense.models.network import Network
+from deeplense.recipe import Recipe, Simulation
 
-__all__ = ["FORMAT", "Bundle", "Prediction", "Target", "load", "resolve_device"]
+__all__ = ["FORMAT", "Bundle", "Prediction", "load", "resolve_device"]
 
-FORMAT = 1
-
-
-@dataclass
-class Prediction:
-    """What a bundle says about N images.
-
-    Attributes:
-        raw: (N, n_out) outputs of the network.
-        probabilities: (N, K) of the classes; None for a regressor.
-        mean, scale, q05, q95: (N,) mean, standard deviation, 5 % and 95 % quantiles of the target, in its
-            own unit; None for a classifier.
-    """
-
-    raw: Tensor
-    probabilities: NDArray[np.float64] | None = None
-    mean: NDArray[np.float64] | None = None
-    scale: NDArray[np.float64] | None = None
-    q05: NDArray[np.float64] | None = None
-    q95: NDArray[np.float64] | None = None
+FORMAT = 2
 
 
 @dataclass
@@ -58,32 +44,57 @@ class Bundle:
     """A trained network with all that it needs.
 
     Attributes:
-        classes: of the training data, in order. image: shape and meaning of the raw images.
+        detector: preprocessed images and features -> distance from the training images; above 1 is strange.
+        specs: of the network's heads. classes: of the training data, in order. image: the raw images.
+        parameters: of the training data. simulation: the world of the training data, if known.
         fingerprint: of the training data. summary: how training went. code_version: what trained it.
     """
 
-    network: nn.Module
+    network: Network
     preprocess: Preprocessor
-    head: Head
-    familiarity: Familiarity
+    detector: Familiarity
+    specs: list[HeadSpec]
     recipe: Recipe
     classes: list[str]
     image: ImageInfo
-    target: Target | None = None
+    parameters: list[Parameter] = dataclasses.field(default_factory=list)
+    simulation: Simulation | None = None
     fingerprint: str = ""
     summary: dict[str, Any] = dataclasses.field(default_factory=dict)
     code_version: str = ""
 
     @property
+    def heads(self) -> dict[str, Head]:
+        return self.network.each()
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self.head.temperature.device
+        return next(iter(self.heads.values())).temperature.device
 
     def to(self, device: str | torch.device) -> Bundle:
         """Move to a device; returns itself."""
-        for part in self._parts().values():
+        for part in self.parts().values():
             part.to(device)
         return self
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Every part that has weights or fitted numbers, by its name in the file."""
+        network = self.network
+        return {
+            "preprocess": self.preprocess,
+            "trunk": network.trunk,
+            "heads": network.heads,
+            "detector": self.detector,
+        }
+
+    def about(self) -> dict[str, dict[str, Any]]:
+        """Name of each answer -> what is said of it; see `deeplense.answers`."""
+        return {name: said for head in self.heads.values() for name, said in head.about().items()}
+
+    def answers(self) -> dict[str, type]:
+        """Name of each answer -> its type."""
+        return {name: ANSWERS[said["answer"]] for name, said in self.about().items()}
 
     def save(self, path: str | Path) -> None:
         """Write the file whole or not at all.
@@ -91,69 +102,93 @@ class Bundle:
         Raises:
             UserError: the disk is full or the folder cannot be written.
         """
+        # a copy, because tied or transposed weights cannot be stored as they are
+        state = {
+            f"{name}.{k}": v.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, part in self.parts().items()
+            for k, v in part.state_dict().items()
+        }
         about = {
             "format": FORMAT,
+            "parts": list(self.parts()),
+            "weights_sha256": _digest(state),
             "recipe": config.to_tree(self.recipe),
+            "heads": [spec.tree() for spec in self.specs],
             "classes": self.classes,
             "image": dataclasses.asdict(self.image),
-            "target": self.target and dataclasses.asdict(self.target),
+            "parameters": [dataclasses.asdict(p) for p in self.parameters],
+            "simulation": self.simulation and dataclasses.asdict(self.simulation),
             "fingerprint": self.fingerprint,
             "summary": self.summary,
             "code_version": self.code_version,
         }
-        # a copy, because tied or transposed weights cannot be stored as they are
-        state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in self._state().items()}
         try:
             with schema.atomic(path) as temporary:
                 save_file(state, temporary, metadata={"deeplense": json.dumps(about)})
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: cannot write ({error}); free some space or choose another folder") from error
 
-    def _state(self) -> dict[str, Tensor]:
-        return {f"{name}.{k}": v for name, part in self._parts().items() for k, v in part.state_dict().items()}
-
-    def _parts(self) -> dict[str, nn.Module]:
-        names = ("network", "preprocess", "head", "familiarity")
-        return {name: getattr(self, name) for name in names}
+    def inputs(self, images: Tensor) -> Tensor:
+        """Raw images as the network takes them, on the device."""
+        x: Tensor = self.preprocess(images.to(self.device, torch.float32))
+        return x.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def raw(self, images: Tensor, batch_size: int = 256) -> Tensor:
-        """Outputs of the network, on the CPU, computed on `device` in float32.
+    def raw(self, images: Any, batch_size: int = 256) -> dict[str, Tensor]:
+        """Outputs of each head, (N, n_out), on the CPU in float32; arguments as `predict`."""
+        self.network.eval()
+        parts = torch.split(as_images(images, self.image), batch_size)
+        found = [{k: v.float().cpu() for k, v in self.network(self.inputs(part)).items()} for part in parts]
+        return {name: torch.cat([f[name] for f in found]) for name in self.heads}
+
+    @torch.no_grad()
+    def outputs(self, images: Any, batch_size: int = 256) -> dict[str, NDArray[Any]]:
+        """Every output by its name, as an exported network gives them; arguments as `predict`."""
+        whole = Whole(self).eval()
+        parts = torch.split(as_images(images, self.image), batch_size)
+        found = [whole(part.to(self.device, torch.float32)) for part in parts]
+        return {name: torch.cat([f[name].cpu() for f in found]).numpy() for name in found[0]}
+
+    def predict(self, images: Any, batch_size: int = 256) -> Prediction:
+        """What the bundle says of images.
 
         Args:
-            images: (N, C, H, W) raw pixels.
+            images: (N, C, H, W) raw pixels, or (N, H, W), (C, H, W), (H, W), channels last; a torch, NumPy or astropy
+                array of any number type.
 
         Raises:
             UserError: images of another shape than the training images.
         """
-        shape = (self.image.channels, self.image.height, self.image.width)
-        if images.ndim != 4 or tuple(images.shape[1:]) != shape:
-            raise UserError(f"images are {tuple(images.shape)}, this bundle takes (N, {', '.join(map(str, shape))})")
-        self.network.eval()
-        out = [torch.empty(0, self.head.n_out)]
-        for part in torch.split(images, batch_size):
-            x = self.inputs(part.to(self.device, torch.float32))
-            out.append(self.network(x.contiguous(memory_format=torch.channels_last)).float().cpu())
-        return torch.cat(out)
+        return Prediction.of(self.about(), self.outputs(images, batch_size))
 
-    def inputs(self, images: Tensor) -> Tensor:
-        """Raw images as the network takes them."""
-        return self.preprocess(images)  # type: ignore[no-any-return]
 
-    @torch.no_grad()
-    def distance(self, images: Tensor) -> NDArray[np.float64]:
-        """(N,) how far raw images lie from the training images; above 1 the bundle cannot know them."""
-        return _array(self.familiarity(self.preprocess(images.to(self.device, torch.float32))))
+class Whole(nn.Module):
+    """Raw images (N, C, H, W) -> every output by its name: what a prediction and an exported network compute."""
 
-    @torch.no_grad()
-    def predict(self, images: Tensor, batch_size: int = 256) -> Prediction:
-        """Probabilities, or mean and interval; see `raw`."""
-        raw = self.raw(images, batch_size)
-        p = self.head.distribution(raw.to(self.device))
-        if isinstance(p, torch.distributions.Categorical):
-            return Prediction(raw, probabilities=_array(p.probs))
-        q05, q95 = (_array(p.icdf(torch.tensor(q, device=self.device))) for q in (0.05, 0.95))
-        return Prediction(raw, mean=_array(p.mean), scale=_array(p.stddev), q05=q05, q95=q95)
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        self.preprocess, self.trunk = bundle.preprocess, bundle.network.trunk
+        self.back = Back(bundle)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        x = self.preprocess(images).contiguous(memory_format=torch.channels_last)
+        return self.back(x, self.trunk(x))  # type: ignore[no-any-return]
+
+
+class Back(nn.Module):
+    """What follows the trunk: preprocessed images and features -> every output by its name."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        self.network = Network(nn.Identity(), bundle.heads)
+        self.detector, self.about = bundle.detector, bundle.about()
+
+    def forward(self, x: Tensor, features: Tensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for head in self.network.each().values():
+            for answer, outputs in head.outputs(head(features)).items():
+                found |= {output_name(self.about, answer, name): value for name, value in outputs.items()}
+        return {**found, "distance": self.detector(x)}
 
 
 def load(path: str | Path, device: str = "auto") -> Bundle:
@@ -169,51 +204,92 @@ def load(path: str | Path, device: str = "auto") -> Bundle:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("deeplense", "null"))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged, or no bundle ({error}); copy it again or train again") from error
     if not isinstance(about, dict):
         raise UserError(f"{path}: not a bundle of deeplense; give the bundle.safetensors that training wrote")
     version = about.get("format")
-    if version != FORMAT:
+    if version not in (1, FORMAT):
         raise UserError(
             f"{path}: bundle format {version}, this code reads {FORMAT}; train it again, or use deeplense "
             f"{about.get('code_version') or 'of its time'}"
         )
     target_device = resolve_device(device)
     try:
-        bundle = _rebuild(about)
-        for name, part in bundle._parts().items():
-            part.load_state_dict({k.partition(".")[2]: v for k, v in state.items() if k.startswith(f"{name}.")})
+        if version == 1:
+            about, state = format_1.upgraded(about, state)
+        elif about["weights_sha256"] != _digest(state):
+            raise UserError("its weights are damaged; copy it again or train again")
+        bundle = _rebuild(about, state)
     except UserError as error:
         raise UserError(f"{path}: cannot be rebuilt: {error}") from error
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         why = " ".join(str(error).split())[:160]
         raise UserError(f"{path}: its weights do not fit its recipe ({why}); train it again") from error
     bundle.network.eval().to(memory_format=torch.channels_last)
     return bundle.to(target_device)
 
 
-def _rebuild(about: dict[str, Any]) -> Bundle:
+def _rebuild(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> Bundle:
     made = config.load_recipe(about["recipe"])
-    image = ImageInfo(**about["image"])
-    target = Target(**about["target"]) if about["target"] else None
+    image = schema.image_info(about["image"])
+    parameters = [Parameter(**p) for p in about["parameters"]]
+    simulation = about["simulation"] and config.build(Simulation, about["simulation"], "simulation")
     preprocess = Preprocessor(made.preprocess, image)
-    head = head_for(made.task, about["classes"], target)
-    fresh = dataclasses.replace(made.model, pretrained=False)
-    return Bundle(
-        build_network(fresh, preprocess.output_shape, head.n_out),
+    specs = [HeadSpec.of(tree) for tree in about["heads"]]
+    context = Context(image, preprocess, parameters, simulation)
+    network = _network(made, specs, about["classes"], context, state)
+    bundle = Bundle(
+        network,
         preprocess,
-        head,
         Familiarity(preprocess.output_shape),
+        specs,
         made,
         about["classes"],
         image,
-        target,
+        parameters,
+        simulation,
         about["fingerprint"],
         about["summary"],
         about["code_version"],
     )
+    if sorted(about["parts"]) != sorted(bundle.parts()):
+        raise UserError(f"it has the parts {', '.join(about['parts'])}, this code knows {', '.join(bundle.parts())}")
+    for name, part in bundle.parts().items():
+        part.load_state_dict(_of(state, name))
+    return bundle
 
 
-def _array(x: Tensor) -> NDArray[np.float64]:
-    return x.double().cpu().numpy()
+def _network(
+    made: Recipe, specs: Sequence[HeadSpec], classes: list[str], context: Context, state: Mapping[str, Tensor]
+) -> Network:
+    """The network, once it is known without memory of its own that the file's weights fill it."""
+    model = dataclasses.replace(made.model, pretrained=False)
+    try:
+        with torch.device("meta"):
+            shapes = build_network(model, specs, classes, context, probed=False)
+    except (NotImplementedError, RuntimeError):
+        # a few networks cannot be built so; a name alone does not ask for more than timm ships
+        if model.kwargs:
+            raise
+    else:
+        for name, part in (("trunk", shapes.trunk), ("heads", shapes.heads)):
+            wanted, held = part.state_dict(), _of(state, name)
+            wrong = [k for k in wanted if k not in held or wanted[k].shape != held[k].shape]
+            if wrong or len(wanted) != len(held):
+                raise UserError(
+                    f"its weights do not fit its recipe ({name}: {(wrong or sorted(held))[0]}); train it again"
+                )
+    return build_network(model, specs, classes, context, probed=False)
+
+
+def _of(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {k.partition(".")[2]: v for k, v in state.items() if k.startswith(f"{part}.")}
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name} {state[name].dtype} {tuple(state[name].shape)}".encode())
+        digest.update(state[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -129,10 +129,13 @@ class Simulation:
 
 @dataclass
 class Task:
-    """What is learned: the class, or one parameter of the dataset (images without it are left out)."""
+    """What is learned: the class, or parameters of the dataset. Images without any of the truths are left out."""
 
     kind: Literal["classify", "regress"] = "classify"
-    target: str | None = None  # regress: a parameter's name, e.g. log10_m_axion
+    target: str | None = None  # regress: a parameter's name, e.g. log10_m_axion, or several, as "theta_E,z_lens"
+    # in place of both: name -> {kind: classify | regress or a key of deeplense.models.heads.HEADS, targets: [...],
+    # weight: of the loss, 1}; the heads share one trunk
+    heads: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -148,11 +151,13 @@ class Preprocess:
 
 @dataclass
 class Augment:
-    """Random symmetries of the training images."""
+    """Random symmetries of the training images; positions, angles and ellipticities move with them."""
 
     d4: bool = True  # the eight exact symmetries of the square
-    shift: float = 0.0  # largest shift, pixels (sub-pixel shifts are interpolated)
+    # largest shift, pixels (sub-pixel shifts are interpolated); a source's place is then known but for shear times shift
+    shift: float = 0.0
     rotate: float = 0.0  # largest rotation, degrees
+    scalars: list[str] = field(default_factory=list)  # parameters of imported data that no symmetry changes
 
 
 @dataclass
@@ -175,6 +180,10 @@ class Training:
     batch_size: int = 64
     steps_per_epoch: int = 100  # only when data come straight from the simulator
     val_images: int = 512  # likewise
+    objective: Literal["supervised"] = "supervised"
+    sources: dict[str, str] = field(
+        default_factory=dict
+    )  # name -> dataset or sim: what the objective wants beside --data
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.05

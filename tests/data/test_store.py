@@ -105,14 +105,13 @@ def test_images_come_in_the_order_asked_for_across_shards(mock: Path) -> None:
     for index in ([11, 0, 6, 7, 7, 3], [6], [7], [], list(range(11, -1, -1))):
         order = np.array(index, dtype=np.int64)
         np.testing.assert_array_equal(split.images(order).numpy(), whole[order])
-    batch = split.batch(np.array([8, 2, 9]), target=1)
+    batch = split.batch(np.array([8, 2, 9]))
     rows = [2, 8, 9]  # grouped by shard
     np.testing.assert_array_equal(batch.image.numpy(), whole[rows])
-    np.testing.assert_array_equal(batch.target.numpy(), split.params[rows, 1].astype(np.float32))
+    np.testing.assert_array_equal(batch.params.numpy(), split.params[rows].astype(np.float32))
     assert batch.id.tolist() == rows
     assert batch.label.tolist() == split.labels[rows].tolist()
     assert [c.dtype for c in batch] == [torch.float32, torch.int64, torch.float32, torch.int64]
-    assert split.batch(np.array([1])).target.isnan().all()
 
 
 def test_what_is_done_to_images_never_reaches_the_file(mock: Path) -> None:

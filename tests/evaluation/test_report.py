@@ -21,8 +21,8 @@ from deeplense.bundle import load
 from deeplense.data.schema import read_manifest
 from deeplense.data.store import Dataset
 from deeplense.errors import UserError
-from deeplense.evaluation import cards, gallery
-from deeplense.evaluation.report import evaluate
+from deeplense.evaluation import gallery
+from deeplense.evaluation.report import cards, evaluate
 from deeplense.training.fit import train
 
 FAST = {"training": {"epochs": 2, "batch_size": 16, "lr": 0.01}}
@@ -326,8 +326,8 @@ def test_bad_input_is_one_line_and_writes_nothing(
     fails("no dataset here", classifier, tmp_path / "none", out)
     fails("no such bundle", tmp_path / "none.safetensors", tiny_dataset, out)
     fails("no such bundle", classifier, tiny_dataset, out, against=[tmp_path / "none.safetensors"])
-    fails("--against .*it predicts log10_m_axion, not classes", classifier, tiny_dataset, out, against=[regressor])
-    fails("--against .*it predicts classes, not log10_m_axion", regressor, tiny_dataset, out, against=[classifier])
+    fails("--against .*it predicts log10_m_axion, not class", classifier, tiny_dataset, out, against=[regressor])
+    fails("--against .*it predicts class, not log10_m_axion", regressor, tiny_dataset, out, against=[classifier])
     massless = make_dataset(data / "massless", 0, 0, 6, classes=("cdm", "no_sub"))
     fails("no image of split 'test' has a 'log10_m_axion'", regressor, massless, out)
     # another target

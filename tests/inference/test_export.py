@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,45 +14,42 @@ import pytest
 import torch
 
 from deeplense import recipe
-from deeplense.bundle import Bundle, Prediction, Target, load
+from deeplense.answers import Prediction
+from deeplense.bundle import Bundle, load
 from deeplense.data.familiarity import Familiarity
 from deeplense.data.store import Dataset
 from deeplense.data.transforms import Preprocessor
 from deeplense.errors import UserError
-from deeplense.inference import export as exporting
-from deeplense.inference import parity
-from deeplense.inference.export import OnnxBundle, export
-from deeplense.models import build_network
-from deeplense.models.heads import head_for
+from deeplense.inference.export import export, graph, parity
+from deeplense.inference.export.runtime import OnnxBundle
+from deeplense.models import Context, build_network
+from deeplense.models.heads import HeadSpec, Target
 
-TARGET = Target("log10_m_axion", "log10(eV)", -23.0, 2 / 12**0.5, -24.0, -22.0)
+MASS = HeadSpec("value", "truncated_normal", [Target("log10_m_axion", "log10(eV)", -23.0, 2 / 12**0.5, -24.0, -22.0)])
+FREE = HeadSpec("free", "normal", [Target("log10_m_axion", "log10(eV)", -23.0, 2 / 12**0.5)])
+CLASS = HeadSpec("class", "categorical")
 
 
-def make_bundle(data: Path, path: Path, steps: int = 20, target: Target | None = None, **model: Any) -> Path:
+def make_bundle(data: Path, path: Path, steps: int = 20, specs: Sequence[HeadSpec] = (CLASS,), **model: Any) -> Path:
     """A bundle trained for a few steps, with a temperature that is not 1."""
     dataset = Dataset(data)
-    task = recipe.Task("regress", target.name) if target else recipe.Task()
-    made = recipe.Recipe(name="made", task=task, model=recipe.Model(**model))
-    train = dataset.split("train")
-    column = dataset.manifest.parameter(target.name) if target else None
-    index = np.arange(len(train))
-    if column is not None:
-        index = index[np.isfinite(train.params[:, column])]
-    batch = train.batch(index, column)
+    manifest = dataset.manifest
+    made = recipe.Recipe(name="made", model=recipe.Model(**model))
+    batch = dataset.split("train").batch(np.arange(64))
     torch.manual_seed(0)
-    preprocess = Preprocessor.fit(made.preprocess, dataset.manifest.image, [batch.image])
-    head = head_for(made.task, dataset.manifest.classes, target)
-    network = build_network(made.model, preprocess.output_shape, head.n_out)
+    preprocess = Preprocessor.fit(made.preprocess, manifest.image, [batch.image])
+    context = Context(manifest.image, preprocess, manifest.parameters)
+    network = build_network(made.model, specs, manifest.classes, context)
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     x = preprocess(batch.image)
     for _ in range(steps):
         optimizer.zero_grad()
-        head.loss(network(x), batch).backward()
+        network.total(network.losses(network(x), batch)).backward()
         optimizer.step()
-    head.temperature.fill_(1.7)
-    manifest = dataset.manifest
-    about = (made, manifest.classes, manifest.image, target, "f", {"n": 1})
-    Bundle(network.eval(), preprocess, head, Familiarity.fit(x), *about).save(path)
+    for head in network.each().values():
+        head.temperature.fill_(1.7)
+    about = (list(specs), made, manifest.classes, manifest.image, manifest.parameters, None, "f", {"n": 1})
+    Bundle(network.eval(), preprocess, Familiarity.fit(x), *about).save(path)
     return path
 
 
@@ -75,25 +72,60 @@ def test_any_batch_size_agrees_with_the_bundle(compact: Path, exported: Path, ti
     x[0, 0, 3, 4] = torch.nan  # pre-processing is in the graph
     ours, theirs = load(compact, "cpu").predict(x), OnnxBundle(exported, threads=1)
     for batch_size in (1, 5, 32):
-        np.testing.assert_allclose(theirs.predict(x, batch_size).probabilities, ours.probabilities, atol=1e-5)
-    assert theirs.raw(x[:0]).shape == (0, 3)
+        found = [theirs.predict(part.numpy()) for part in torch.split(x, batch_size)]
+        np.testing.assert_allclose(np.concatenate([f.probabilities for f in found]), ours.probabilities, atol=1e-5)
+        np.testing.assert_allclose(np.concatenate([f.distance for f in found]), ours.distance, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("model", "target"), [({"name": "resnet10t", "stem_stride": 1}, None), ({"name": "compact"}, TARGET)]
+    ("model", "specs", "names"),
+    [
+        ({"name": "resnet10t", "stem_stride": 1}, [CLASS], ["probabilities"]),
+        ({"name": "compact"}, [MASS], ["mean", "scale", "q05", "q95"]),
+        ({"name": "compact"}, [FREE], ["mean", "scale", "q05", "q95"]),
+        ({"name": "compact"}, [CLASS, MASS], ["probabilities", "mean", "scale", "q05", "q95"]),
+    ],
 )
-def test_timm_networks_and_regressors(
-    model: dict[str, Any], target: Target | None, tiny_dataset: Path, tmp_path: Path, capsys: Any
+def test_every_answer_leaves_the_graph_by_its_name(
+    model: dict[str, Any],
+    specs: list[HeadSpec],
+    names: list[str],
+    tiny_dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = make_bundle(tiny_dataset, tmp_path / "b.safetensors", 3, target, **model)
+    path = make_bundle(tiny_dataset, tmp_path / "b.safetensors", 3, specs, **model)
     out = export(path, tmp_path / "m.onnx", data=tiny_dataset)
-    ours, theirs = (b.predict(images(tiny_dataset)) for b in (load(path, "cpu"), OnnxBundle(out, 1)))
-    for name in ("probabilities", "mean", "scale", "q05", "q95"):
-        if (column := getattr(ours, name)) is not None:
-            np.testing.assert_allclose(getattr(theirs, name), column, atol=1e-4)
+    session = onnxruntime.InferenceSession(out)
+    assert [o.name for o in session.get_outputs()] == [*names, "distance"]
+    x = images(tiny_dataset)
+    ours, theirs = load(path, "cpu").predict(x), OnnxBundle(out, 1).predict(x.numpy())
+    assert list(ours) == list(theirs)
+    for name in names:
+        np.testing.assert_allclose(getattr(theirs, name), getattr(ours, name), atol=1e-4)
     text = capsys.readouterr().out
-    assert "float32 against the bundle on 32 images: max |Δ" in text
-    assert ("MAE" if target else "AUC") in text
+    assert "float32 against the bundle on 32 images:" in text
+    assert ("MAE" in text) == ("mean" in names)
+    assert ("AUC" in text) == ("probabilities" in names)
+
+
+def test_narrow_far_and_wide_numbers_agree_too(tiny_dataset: Path, tmp_path: Path) -> None:
+    bundle = load(make_bundle(tiny_dataset, tmp_path / "b.safetensors", 1, [MASS]), "cpu")
+    raw = torch.tensor([[a, b] for a in (-20.0, -2.0, 0.0, 2.0, 20.0) for b in (-30.0, -4.0, 0.0, 30.0)])
+
+    class Given(torch.nn.Module):
+        def forward(self, raw: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(bundle.heads["value"].outputs(raw)["log10_m_axion"].values())
+
+    program = torch.onnx.export(
+        Given(), (raw,), dynamic_shapes=({0: torch.export.Dim("n")},), dynamo=True, verbose=False
+    )
+    assert program is not None
+    program.save(tmp_path / "head.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "head.onnx")
+    found = session.run(None, {session.get_inputs()[0].name: raw.numpy()})
+    for ours, theirs in zip(Given()(raw), found, strict=True):
+        np.testing.assert_allclose(theirs, ours.numpy(), atol=2e-5)
 
 
 @pytest.mark.parametrize("stretch", ["asinh", "log", "none"])
@@ -101,10 +133,10 @@ def test_random_images_look_like_training_images_to_the_network(stretch: Any, ti
     dataset = Dataset(tiny_dataset)
     config = recipe.Preprocess(stretch=stretch)
     preprocess = Preprocessor.fit(config, dataset.manifest.image, [dataset.split("train").images(np.arange(64))])
-    head = head_for(recipe.Task(), ["a", "b"], None)
-    about = (recipe.Recipe(), ["a", "b"], dataset.manifest.image)
-    familiarity = Familiarity(preprocess.output_shape)
-    made = Bundle(torch.nn.Identity(), preprocess, head, familiarity, *about)
+    context = Context(dataset.manifest.image, preprocess)
+    network = build_network(recipe.Model(), [CLASS], ["a", "b"], context)
+    about = ([CLASS], recipe.Recipe(), ["a", "b"], dataset.manifest.image)
+    made = Bundle(network, preprocess, Familiarity(preprocess.output_shape), *about)
     x = preprocess(parity.random_sample(made).images)
     if stretch == "log":  # nothing lies below 0
         assert x.std() == pytest.approx(1, abs=0.5)
@@ -115,30 +147,28 @@ def test_random_images_look_like_training_images_to_the_network(stretch: Any, ti
 def test_int8_keeps_class_and_preprocessing(compact: Path, exported: Path, tiny_dataset: Path, capsys: Any) -> None:
     out = export(compact, exported.with_name("int8.onnx"), int8=True, data=tiny_dataset)
     assert "int8 against the bundle on 32 images" in capsys.readouterr().out
-    p, q = (b.predict(images(tiny_dataset)).probabilities for b in (OnnxBundle(exported, 1), OnnxBundle(out, 1)))
-    assert p is not None
-    assert q is not None
+    x = images(tiny_dataset).numpy()
+    p, q = (b.predict(x).probabilities for b in (OnnxBundle(exported, 1), OnnxBundle(out, 1)))
     assert 0 < np.abs(p - q).max() < 0.1
     assert np.mean(p.argmax(1) == q.argmax(1)) > 0.9
     assert out.stat().st_size < 0.5 * exported.stat().st_size
     nodes = onnx.load(out).graph.node
-    front = {n.op_type for n in nodes if n.name.startswith("preprocess/")}
-    assert "Asinh" in front
-    assert "QuantizeLinear" not in front
+    for part in ("preprocess/", "heads/"):
+        assert "QuantizeLinear" not in {n.op_type for n in nodes if n.name.startswith(part)}
+    assert "QuantizeLinear" in {n.op_type for n in nodes}
     assert OnnxBundle(out).precision == "int8"
 
 
-def test_metadata_rebuilds_the_bundle(compact: Path, exported: Path) -> None:
+def test_a_program_without_deeplense_finds_what_it_needs(compact: Path, exported: Path) -> None:
     ours, theirs = load(compact, "cpu"), OnnxBundle(exported)
-    for name in ("recipe", "classes", "image", "target", "fingerprint", "summary"):
+    for name in ("classes", "image", "fingerprint"):
         assert getattr(theirs, name) == getattr(ours, name)
-    assert float(theirs.head.temperature) == pytest.approx(1.7)
-    # a program without deeplense finds what it needs
     session = onnxruntime.InferenceSession(exported)
     about = json.loads(session.get_modelmeta().custom_metadata_map["deeplense"])
-    assert (about["name"], about["task"], about["head"]) == ("made", "classify", "CategoricalHead")
+    assert about["name"] == "made"
+    assert about["answers"] == {"class": {"answer": "classes", "classes": ours.classes}}
     assert [(i.name, i.shape[1:], i.type) for i in session.get_inputs()] == [("image", [1, 16, 16], "tensor(float)")]
-    assert [o.name for o in session.get_outputs()] == ["raw"]
+    assert [o.name for o in session.get_outputs()] == ["probabilities", "distance"]
 
 
 def test_a_file_that_disagrees_is_not_left(
@@ -148,7 +178,7 @@ def test_a_file_that_disagrees_is_not_left(
     del model.metadata_props[:]
     kernel = next(w for w in model.graph.initializer if len(w.dims) == 4)
     kernel.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(kernel) * np.float32(1.05), kernel.name))
-    monkeypatch.setattr(exporting, "_graph", lambda *_: model)
+    monkeypatch.setattr(graph, "make", lambda *_: model)
     with pytest.raises(UserError, match="more than the tolerance, nothing written"):
         export(compact, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -157,22 +187,22 @@ def test_a_file_that_disagrees_is_not_left(
 class Fixed:
     """A bundle that has made up its mind."""
 
-    target = None
-
     def __init__(self, probabilities: np.ndarray) -> None:
         self.probabilities = probabilities
 
-    def predict(self, images: torch.Tensor) -> Prediction:
-        return Prediction(torch.empty(0), probabilities=self.probabilities)
+    def predict(self, images: Any) -> Prediction:
+        return Prediction.of(
+            {"class": {"answer": "classes", "classes": ["a", "b", "c"]}}, {"probabilities": self.probabilities}
+        )
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_int8_is_refused_for_what_it_loses(known: bool) -> None:
     labels = np.arange(300) % 3
     sure = np.eye(3)[labels]
-    close, far = 0.995 * sure + 0.005 / 3, np.roll(sure, 1, axis=1)
-    far[12:] = sure[12:]  # one class in 25 is another
-    truth = parity.Sample(torch.zeros(300, 1, 1, 1), labels if known else labels * 0 - 1, np.full(300, np.nan))
+    close, far = 0.9995 * sure + 0.0005 / 3, np.roll(sure, 1, axis=1)
+    far[2:] = sure[2:]  # one class in 150 is another
+    truth = parity.Sample(torch.zeros(300, 1, 1, 1), {"class": labels} if known else {})
     text = parity.check(Fixed(sure), Fixed(close), truth, exact=False)  # type: ignore[arg-type]
     assert ("AUC 1.0000 -> 1.0000" in text) == known
     with pytest.raises(UserError, match="without --int8"):

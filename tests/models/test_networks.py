@@ -4,43 +4,53 @@ from __future__ import annotations
 
 import sys
 import types
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from deeplense.errors import UserError
-from deeplense.models import MODELS, build_network
-from deeplense.recipe import Model
+from deeplense.data.schema import ImageInfo
+from deeplense.data.transforms import Preprocessor
+from deeplense.models import MODELS, Context, build_trunk, probe
+from deeplense.recipe import Model, Preprocess
 
 TIMM = ["resnet18", "efficientnet_b0", "mobilenetv4_conv_small", "vit_tiny_patch16_224", "convnext_atto"]
+
+
+def build(model: Model, shape: tuple[int, int, int]) -> Any:
+    preprocess = Preprocessor(Preprocess(), ImageInfo(*shape, pixel_scale=0.1))
+    trunk = build_trunk(model, Context(ImageInfo(*shape), preprocess))
+    probe(trunk, model.name, shape)
+    return trunk
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", [*MODELS, *TIMM])
 def test_contract(name: str, channels: int) -> None:
-    network = build_network(Model(name, dropout=0.1, drop_path=0.1), (channels, 64, 64), 3)
-    assert network.training
-    out = network(torch.randn(2, channels, 64, 64))
-    assert out.shape == (2, 3)
+    trunk = build(Model(name, dropout=0.1, drop_path=0.1), (channels, 64, 64))
+    assert trunk.training
+    out = trunk.forward_features(torch.randn(2, channels, 64, 64))
+    assert out.shape == (2, trunk.num_features)
     out.sum().backward()
-    assert all(p.grad is not None for p in network.parameters())
-    network.eval()
+    assert all(p.grad is not None for p in trunk.parameters())
+    trunk.eval()
     x = torch.randn(2, channels, 64, 64)
     with torch.no_grad():
-        assert torch.allclose(network(x)[:1], network(x[:1]), atol=1e-4)
+        assert torch.allclose(trunk(x)[:1], trunk.forward_features(x[:1]), atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (150, 150), (33, 47)])
 def test_compact_takes_any_size_and_is_small(size: tuple[int, int]) -> None:
-    network = build_network(Model("compact"), (1, *size), 2)
+    network = build(Model("compact"), (1, *size))
     assert sum(p.numel() for p in network.parameters()) < 1_000_000
 
 
 @pytest.mark.parametrize("name", ["compact", "resnet18"])
 def test_stem_stride_1_keeps_resolution(name: str) -> None:
     def first_map(stride: int | None) -> torch.Size:
-        network = build_network(Model(name, stem_stride=stride), (1, 32, 32), 2)
+        network = build(Model(name, stem_stride=stride), (1, 32, 32))
         stem = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
         shapes: list[torch.Size] = []
         stem.register_forward_hook(lambda *a: shapes.append(a[2].shape))
@@ -67,7 +77,7 @@ def test_stem_stride_1_keeps_resolution(name: str) -> None:
 )
 def test_bad_models_say_what_to_do(model: Model, shape: tuple[int, int, int], says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
-        build_network(model, shape, 2)
+        build(model, shape)
     assert "\n" not in str(caught.value)
 
 
@@ -77,24 +87,42 @@ def test_weights_that_cannot_be_fetched_are_an_error(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("timm.models._builder.load_pretrained", offline)
     with pytest.raises(UserError, match="no weights"):
-        build_network(Model("resnet18", pretrained=True), (1, 32, 32), 2)
+        build(Model("resnet18", pretrained=True), (1, 32, 32))
 
 
 class Flat(nn.Module):
-    def __init__(self, in_chans: int, num_classes: int, image_size: tuple[int, int], gain: float = 1.0) -> None:
+    def __init__(self, in_chans: int, image_size: tuple[int, int], gain: float = 1.0) -> None:
         super().__init__()
         self.gain = gain
-        self.layer = nn.Linear(in_chans * image_size[0] * image_size[1], num_classes)
+        self.num_features = 5
+        self.layer = nn.Linear(in_chans * image_size[0] * image_size[1], 5)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.gain * self.layer(x.flatten(1))
         return out
+
+    forward = forward_features
+
+
+class Curious(Flat):
+    def __init__(self, in_chans: int, image_size: tuple[int, int], context: Context) -> None:
+        super().__init__(in_chans, image_size)
+        self.pixel_scale = context.preprocess.view.pixel_scale
+
+
+class Classifier(nn.Module):
+    def __init__(self, in_chans: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
 
 
 def test_a_users_own_class(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("my_package")
-    module.Flat = Flat  # type: ignore[attr-defined]
+    for cls in (Flat, Curious, Classifier):
+        setattr(module, cls.__name__, cls)
     monkeypatch.setitem(sys.modules, "my_package", module)
-    network = build_network(Model("my_package:Flat", kwargs={"gain": 2.0}), (2, 8, 8), 5)
-    assert isinstance(network, Flat)
-    assert network.gain == 2.0
+    trunk = build(Model("my_package:Flat", kwargs={"gain": 2.0}), (2, 8, 8))
+    assert isinstance(trunk, Flat)
+    assert trunk.gain == 2.0
+    assert build(Model("my_package:Curious"), (2, 8, 8)).pixel_scale == 0.1
+    with pytest.raises(UserError, match=r"no trunk.*forward_features.*num_features"):
+        build(Model("my_package:Classifier"), (2, 8, 8))

@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 
-from deeplense.models.truncated_normal import TruncatedNormal
+from deeplense.models.heads.truncated_normal import TruncatedNormal, _elementary_log_ndtr
 
 LOW, HIGH = -24.0, -22.0
 
@@ -76,3 +76,25 @@ def test_samples_follow_it_and_carry_gradients() -> None:
     by_samples = torch.autograd.grad(x.mean(), [loc, scale], retain_graph=True)
     exact = torch.autograd.grad(p.mean, [loc, scale])
     assert torch.allclose(torch.stack(by_samples), torch.stack(exact), atol=0.01)
+
+
+def test_what_an_exported_network_computes_is_the_same() -> None:
+    z = torch.cat([torch.linspace(-9, 9, 4001, dtype=torch.float64), -torch.logspace(0, 4, 300, dtype=torch.float64)])
+    assert np.allclose(_elementary_log_ndtr(z), special.log_ndtr(z.numpy()), rtol=1e-12, atol=1e-12)
+
+
+def test_each_number_may_have_bounds_of_its_own() -> None:
+    bounds = torch.tensor([-24.0, 0.0]), torch.tensor([-22.0, 6.0])
+    p = TruncatedNormal(torch.tensor([[-23.0, 5.0]]), torch.tensor([[0.5, 2.0]]), *bounds)
+    alone = [
+        TruncatedNormal(torch.tensor([loc]), torch.tensor([scale]), low, high)
+        for loc, scale, low, high in ((-23.0, 0.5, -24.0, -22.0), (5.0, 2.0, 0.0, 6.0))
+    ]
+    value = torch.tensor([[-23.3, 1.0]])
+    for name in ("log_prob", "cdf"):
+        both = getattr(p, name)(value)[0]
+        assert torch.allclose(both, torch.cat([getattr(q, name)(value[0, k]) for k, q in enumerate(alone)]))
+    quantiles = p.icdf(torch.tensor([0.05, 0.95])[:, None, None])
+    assert quantiles.shape == (2, 1, 2)
+    for k, q in enumerate(alone):
+        assert torch.allclose(quantiles[:, 0, k], q.icdf(torch.tensor([0.05, 0.95])))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,15 +66,15 @@ def test_learns_and_leaves_what_it_promises(
     assert made.summary["n_train"] == 64
     test = Dataset(tiny_dataset).split("test")
     p = made.predict(test.images(np.arange(len(test)))).probabilities
-    assert p is not None
     assert (p.argmax(1) == test.labels).mean() > 0.8
 
 
 def test_regression_with_a_bounded_prior(tiny_dataset: Path, tmp_path: Path) -> None:
     task = ["task.kind=regress", "task.target=log10_m_axion", "training.epochs=2", "training.batch_size=4"]
     made = load(_train(tiny_dataset, tmp_path / "run", *task), "cpu")
-    assert made.target is not None
-    assert (made.target.mean, made.target.width, made.target.low, made.target.high) == (-23, 1, -24, -22)
+    (spec,) = made.specs
+    assert spec.kind == "truncated_normal"
+    assert dataclasses.astuple(spec.targets[0])[2:] == (-23, 1, -24, -22)
     assert made.summary["n_train"] == 22
     with pytest.raises(UserError, match="log10_m_axion"):
         _train(tiny_dataset, tmp_path / "other", "task.kind=regress", "task.target=log10_maxion")
@@ -110,7 +111,7 @@ def test_seeds_matter(tiny_dataset: Path, tmp_path: Path) -> None:
         _train(tiny_dataset, tmp_path / run, "training.epochs=1", f"seed={seed}")
     a, b, c = (_state(tmp_path / run) for run in "abc")
     assert all(torch.equal(a[k], b[k]) for k in a)
-    assert not torch.equal(a["network.stem.0.weight"], c["network.stem.0.weight"])
+    assert not torch.equal(a["network.trunk.stem.0.weight"], c["network.trunk.stem.0.weight"])
 
 
 def test_ctrl_c_keeps_the_best_and_tells_how_to_go_on(

@@ -119,7 +119,7 @@ def manifest(recipe: Recipe, world: World, shards: list[Shard], halo_columns: Se
         name=recipe.name,
         image=ImageInfo(len(world.bands), world.size, world.size, world.pixel_scale, unit, world.bands),
         classes=world.classes,
-        parameters=[Parameter(t.name, t.unit, t.prior) for t in world.truth],
+        parameters=parameters(world),
         splits=dict(recipe.splits),
         shards=shards,
         recipe=config.to_tree(recipe),
@@ -127,6 +127,11 @@ def manifest(recipe: Recipe, world: World, shards: list[Shard], halo_columns: Se
         source="simulated",
         halo_columns=list(halo_columns),
     ).seal()
+
+
+def parameters(world: World) -> list[Parameter]:
+    """Of every image of a world."""
+    return [Parameter(t.name, t.unit, t.prior, t.kind, list(t.pair), t.period) for t in world.truth]
 
 
 def make_shard(task: Task) -> Shard:

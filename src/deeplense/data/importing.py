@@ -206,7 +206,7 @@ def _write(
         name="",
         image=ImageInfo(channels, height, width),
         classes=classes,
-        parameters=[Parameter(name, UNITS.get(name, "")) for name in columns],
+        parameters=[Parameter(name, UNITS.get(name, ""), kind="scalar" if name in UNITS else None) for name in columns],
         splits={name: len(records) for name, records in chosen.items()},
         shards=shards,
         code_version=metadata.version("deeplense"),

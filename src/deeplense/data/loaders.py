@@ -20,21 +20,20 @@ class StoredLoader:
     """An iterable of `Batch`; the order depends on (seed, epoch) alone.
 
     Args:
-        target: name of the parameter to give as `Batch.target`; images without it are left out.
+        batch_size: images of a step, over all processes together.
         drop_last: leave out an incomplete last batch, unless it is the only one.
-        rank, world_size: this process's share. All ranks get equally many images: the first ones of the order
-            repeat to fill the gap.
+        rank, world_size: this process among several. It gets rows rank, rank + world_size, … of every batch, so that
+            any number of processes sees the same batches.
         index: positions in the split to draw from; all of them when not given.
 
     Raises:
-        UserError: no such parameter, or no image left.
+        UserError: no image to draw from.
     """
 
     def __init__(
         self,
         split: Split,
         batch_size: int,
-        target: str | None = None,
         shuffle: bool = False,
         seed: int = 0,
         drop_last: bool = False,
@@ -44,18 +43,16 @@ class StoredLoader:
     ) -> None:
         self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
         self.rank, self.world_size, self.epoch = rank, world_size, 0
-        self.column = None if target is None else split.manifest.parameter(target)
         self.index = np.arange(len(split)) if index is None else index
-        if self.column is not None:
-            self.index = self.index[np.isfinite(split.params[self.index, self.column])]
         if not len(self.index):
-            wanted = f"an image with a value of '{target}'" if target else "an image"
-            raise UserError(f"split '{split.name}' of dataset '{split.manifest.name}' has not {wanted}; choose another")
-        self._share = -(-len(self.index) // world_size)
-        self._drop = drop_last and self._share >= batch_size
+            raise UserError(
+                f"split '{split.name}' of dataset '{split.manifest.name}' has not an image that can be used"
+            )
+        self._drop = drop_last and len(self.index) >= batch_size
 
     def __len__(self) -> int:
-        return self._share // self.batch_size if self._drop else -(-self._share // self.batch_size)
+        n = len(self.index)
+        return n // self.batch_size if self._drop else -(-n // self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
@@ -65,6 +62,6 @@ class StoredLoader:
         order = self.index
         if self.shuffle:
             order = rng.generator(self.seed, "order", self.epoch).permutation(order)
-        mine = np.resize(order, self._share * self.world_size)[self.rank :: self.world_size]
         for i in range(len(self)):
-            yield self.split.batch(mine[i * self.batch_size : (i + 1) * self.batch_size], self.column)
+            whole = self.split.by_shard(order[i * self.batch_size : (i + 1) * self.batch_size])
+            yield self.split.batch(whole[self.rank :: self.world_size])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import secrets
 from dataclasses import dataclass, field
@@ -18,14 +19,15 @@ from deeplense.errors import UserError
 
 SCHEMA_VERSION = 1
 MANIFEST = "dataset.json"
+LARGEST = 2**26  # pixels of an image, all channels
 
 
 class Batch(NamedTuple):
     """All that passes from data to training."""
 
     image: Tensor  # (B, C, H, W) float32, raw pixels in the dataset's unit
-    label: Tensor  # (B,) int64, index into the manifest's classes
-    target: Tensor  # (B,) float32, the regression target in its own unit; NaN where there is none
+    label: Tensor  # (B,) int64, index into the manifest's classes; -1 where there is none
+    params: Tensor  # (B, P) float32, a column for each of the manifest's parameters; NaN where it does not apply
     id: Tensor  # (B,) int64, position in the split
 
 
@@ -48,6 +50,9 @@ class Parameter:
     name: str
     unit: str = ""
     prior: Any = None  # a number or {kind: [...]}, as in the recipe; None when unknown
+    kind: str | None = None  # how it turns with the image: scalar, x, y, angle, spin2; None when unknown
+    pair: list[str] = field(default_factory=list)  # of x, y, spin2: the names of both components, in order
+    period: float | None = None  # of an angle, rad
 
 
 @dataclass
@@ -119,6 +124,19 @@ class Manifest:
         return names.index(name)
 
 
+def image_info(tree: Any) -> ImageInfo:
+    """From a manifest or a bundle.
+
+    Raises:
+        UserError: sides that no image has.
+    """
+    info = ImageInfo(**tree)
+    sides = (info.channels, info.height, info.width)
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sides) or math.prod(sides) > LARGEST:
+        raise UserError(f"images of {' x '.join(map(str, sides))} pixels; an image has 1 to {LARGEST}")
+    return info
+
+
 class atomic:
     """`with atomic(path) as temporary:` write to `temporary`; it becomes `path` only if nothing was raised."""
 
@@ -167,7 +185,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise UserError(f"{path}: schema version {version}, this code reads {SCHEMA_VERSION}; make the dataset again")
     try:
         return Manifest(
-            image=ImageInfo(**tree.pop("image")),
+            image=image_info(tree.pop("image")),
             parameters=[Parameter(**p) for p in tree.pop("parameters")],
             shards=[Shard(**s) for s in tree.pop("shards")],
             **tree,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class SimLoader:
         stream: str,
         batch_size: int,
         batches: int,
-        target: str | None = None,
+        targets: Sequence[str] = (),
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
@@ -43,7 +43,7 @@ class SimLoader:
         made = recipe.Recipe(name="on the fly", seed=seed, simulation=simulation, splits={stream: batches * batch_size})
         self.manifest = manifest(made, self.world, [])
         self.seed, self.stream, self.batch_size, self.batches = seed, stream, batch_size, batches
-        self.column = None if target is None else self.manifest.parameter(target)
+        self.columns = [self.manifest.parameter(name) for name in targets]
         self.device, self.rank, self.world_size, self.epoch = device, rank, world_size, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -67,13 +67,11 @@ class SimLoader:
     def _block(self, block: int) -> Batch:
         made = observe_block(self.world, self.seed, f"{self.stream}/{self.epoch}", block, device=self.device)
         keep = np.arange(len(made.labels))
-        target = np.full(len(keep), np.nan, np.float32)
-        if self.column is not None:
-            target = made.truth[:, self.column].astype(np.float32)
-            keep = np.flatnonzero(np.isfinite(target))
+        if self.columns:
+            keep = np.flatnonzero(np.isfinite(made.truth[:, self.columns]).any(1))
         return Batch(
             made.images[torch.from_numpy(keep).to(self.device)],
             torch.from_numpy(made.labels[keep]),
-            torch.from_numpy(target[keep]),
+            torch.from_numpy(made.truth[keep].astype(np.float32)),
             torch.from_numpy(made.numbers[keep]),
         )

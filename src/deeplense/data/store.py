@@ -152,14 +152,17 @@ class Split:
             rows = np.ascontiguousarray(file["halo"][first:end])
         return rows.view([(name, rows.dtype) for name in columns])[:, 0]
 
-    def batch(self, index: NDArray[np.int64], target: int | None = None) -> Batch:
-        """The images at `index`, grouped by shard, as a `Batch`; `target` is a column of `params`."""
-        index = index[np.argsort(self._shard(index), kind="stable")]
-        values = self.params[index, target] if target is not None else np.full(len(index), np.nan)
+    def by_shard(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The same positions, grouped by shard, else in their order."""
+        return index[np.argsort(self._shard(index), kind="stable")]
+
+    def batch(self, index: NDArray[np.int64]) -> Batch:
+        """The images at `index`, grouped by shard, as a `Batch`."""
+        index = self.by_shard(index)
         return Batch(
             self._grouped(index),
             torch.from_numpy(self.labels[index]),
-            torch.from_numpy(values.astype(np.float32)),
+            torch.from_numpy(self.params[index].astype(np.float32)),
             torch.from_numpy(np.asarray(index, dtype=np.int64)),
         )
 

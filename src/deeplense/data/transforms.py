@@ -5,7 +5,9 @@ A `Preprocessor` is a module whose fitted numbers are buffers: it travels in the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,13 +36,21 @@ def resample_matrix(n_in: int, n_out: int, ratio: float | None = None) -> Tensor
     return (weight / weight.sum(1, keepdim=True).clamp(min=1e-9)).float()
 
 
+class View(NamedTuple):
+    """Where the pixels of a preprocessed image lie: their size, and their centre from the raw image's, arcsec."""
+
+    pixel_scale: float  # NaN when unknown
+    x: float
+    y: float
+
+
 class Preprocessor(nn.Module):
     """Raw images (B, C, H, W) -> network input of `output_shape`.
 
     Pixels that are not finite become the training images' median: the sky.
 
     Attributes:
-        output_shape: (C, H, W) of the result.
+        output_shape: (C, H, W) of the result. view: where its pixels lie.
 
     Raises:
         UserError: a crop or size that the images do not allow.
@@ -76,6 +86,7 @@ class Preprocessor(nn.Module):
             self.register_buffer("columns", resample_matrix(width, config.size).T.contiguous(), persistent=False)
             height = width = config.size
         self.output_shape = (image.channels, height, width)
+        self.view = self._view(image)
         for name, value in {"sky": 0.0, "scale": config.scale or 1.0, "mean": 0.0, "std": 1.0}.items():
             self.register_buffer(name, torch.full((image.channels, 1, 1), value))
 
@@ -104,6 +115,15 @@ class Preprocessor(nn.Module):
             spread = sample.std(1, correction=0)
             self.std.copy_(torch.where(spread > 1e-6, spread, 1.0)[:, None, None])
         return self
+
+    def _view(self, image: ImageInfo) -> View:
+        scale = math.nan if image.pixel_scale is None else image.pixel_scale
+        if self.config.crop is None:
+            return View(scale * image.height / self.output_shape[1], 0.0, 0.0)
+        # an odd number of pixels cannot be cut off evenly
+        top, left = self._corner
+        y, x = top - (image.height - self.config.crop) / 2, left - (image.width - self.config.crop) / 2
+        return View(scale * self.config.crop / self.output_shape[1], x and x * scale, y and y * scale)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self._stretch(self._geometry(images))

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from deeplense.data.store import Split
 from deeplense.evaluation.plots import INK, MUTED, styled
-from deeplense.evaluation.scores import Scores
 
 COLUMNS = 6
 UNKNOWN = 0.65  # grey of pixels that are not finite
@@ -23,42 +22,24 @@ TITLE, CELL, CAPTION = 0.26, 1.55, 0.54  # heights in a row [inch]
 
 @dataclass
 class Row:
-    """A row of the gallery: positions in the scores, best example first."""
+    """A row of the gallery: which images, best example first."""
 
     title: str
     chosen: NDArray[np.int64]
 
 
-def class_rows(scores: Scores) -> list[Row]:
-    """Most and least certain, right and wrong."""
-    confidence = scores.probabilities.max(1)
-    right = scores.probabilities.argmax(1) == scores.truth
-    return [
-        Row("right, most certain", _take(right, -confidence)),
-        Row("right, least certain", _take(right, confidence)),
-        Row("wrong, most certain", _take(~right, -confidence)),
-        Row("wrong, least certain", _take(~right, confidence)),
-    ]
-
-
-def target_rows(scores: Scores) -> list[Row]:
-    """Best and worst in units of the predicted scale, narrowest and widest."""
-    z = np.abs(scores.mean - scores.truth) / scores.scale
-    every = np.ones(len(z), dtype=bool)
-    return [
-        Row("smallest error / scale", _take(every, z)),
-        Row("largest error / scale", _take(every, -z)),
-        Row("most certain: least scale", _take(every, scores.scale)),
-        Row("least certain: largest scale", _take(every, -scores.scale)),
-    ]
+def row(title: str, allowed: NDArray[np.bool_], order: NDArray[np.float64]) -> Row:
+    """The first of the allowed images by `order`."""
+    indices = np.flatnonzero(allowed)
+    return Row(title, indices[np.argsort(order[indices], kind="stable")][:COLUMNS])
 
 
 @styled
-def gallery(rows: Sequence[Row], scores: Scores, split: Split, classes: Sequence[str]) -> Figure:
-    """Rows of images with id, truth and prediction.
+def gallery(rows: Sequence[Row], captions: Sequence[str], position: NDArray[np.int64], split: Split) -> Figure:
+    """Rows of images, each with its id and caption.
 
     Args:
-        classes: names of the classes; for a regressor, not used.
+        captions: of every image that a row may choose. position: (N,) theirs in the split.
     """
     height = len(rows) * (TITLE + CELL + CAPTION)
     figure = Figure(figsize=(CELL * COLUMNS, height))
@@ -74,8 +55,7 @@ def gallery(rows: Sequence[Row], scores: Scores, split: Split, classes: Sequence
             corner = (column + 0.03) / COLUMNS, (top - TITLE - CELL) / height
             axes = figure.add_axes((*corner, 0.94 / COLUMNS, 0.94 * CELL / height))
             axes.axis("off")
-            position = scores.position[n]
-            image = split.images(np.array([position]))[0].numpy()
+            image = split.images(position[n : n + 1])[0].numpy()
             axes.imshow(
                 picture(image, bool(split.manifest.image.bands)),
                 cmap=cmap,
@@ -84,7 +64,7 @@ def gallery(rows: Sequence[Row], scores: Scores, split: Split, classes: Sequence
                 origin="lower",
                 interpolation="nearest",
             )
-            text = f"{_short(split.ids[position])}\n{_caption(scores, int(n), classes)}"
+            text = f"{_short(split.ids[position[n]])}\n{captions[n]}"
             style: dict[str, Any] = {"fontsize": 7, "ha": "center", "va": "top", "linespacing": 1.35}
             axes.text(0.5, -0.04, text, transform=axes.transAxes, **style)
     return figure
@@ -131,25 +111,6 @@ def picture(image: NDArray[np.float32], blue_first: bool) -> NDArray[np.float64]
     colours = share * stretch(channels.astype(np.float32))
     colours = colours / np.maximum(colours.max(0), 1)
     return np.where(known, colours, UNKNOWN).transpose(1, 2, 0)
-
-
-def _take(allowed: NDArray[np.bool_], order: NDArray[np.float64]) -> NDArray[np.int64]:
-    indices = np.flatnonzero(allowed)
-    return indices[np.argsort(order[indices], kind="stable")][:COLUMNS]
-
-
-def _caption(scores: Scores, n: int, classes: Sequence[str]) -> str:
-    if not scores.probabilities.size:
-        return f"true {scores.truth[n]:.4g}\npred. {scores.mean[n]:.4g} ± {scores.scale[n]:.2g}"
-    p = scores.probabilities[n]
-    guess = int(p.argmax())
-    said = f"true {classes[scores.truth[n]]}"
-    return f"{said}\n{classes[guess]}  p = {_rounded(p[guess])}"
-
-
-def _rounded(p: float) -> str:
-    """Three digits, and never 1.000 for what is less."""
-    return f"{p:.3f}" if p < 0.9995 else f"1 − {max(1 - p, 1e-9):.0e}"
 
 
 def _short(text: str, most: int = 22) -> str:

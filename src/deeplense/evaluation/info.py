@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from deeplense import bundle, config
-from deeplense.data import store
+from deeplense.data import generate, store
+from deeplense.data.schema import ImageInfo
+from deeplense.data.transforms import Preprocessor
 from deeplense.errors import UserError
-from deeplense.models import build_network
+from deeplense.models import Context, build_trunk, probe
+from deeplense.models.heads import task_heads
 from deeplense.sim.world import World
 
 
@@ -57,10 +60,11 @@ def _dataset(folder: Path, verify: bool) -> list[tuple[str, str]]:
 
 def _bundle(path: Path) -> list[tuple[str, str]]:
     b = bundle.load(path, device="cpu")
-    what = ", ".join(b.classes) if b.target is None else f"{b.target.name} [{b.target.unit}]"
+    said = b.about().items()
+    what = [", ".join(a["classes"]) if "classes" in a else f"{name} [{a['unit']}]" for name, a in said]
     return [
         ("bundle", b.recipe.name),
-        ("predicts", what),
+        ("predicts", "; ".join(what)),
         ("network", f"{b.recipe.model.name}, {sum(p.numel() for p in b.network.parameters()):,} parameters"),
         (
             "input",
@@ -75,8 +79,13 @@ def _bundle(path: Path) -> list[tuple[str, str]]:
 def _recipe(source: str | Path) -> list[tuple[str, str]]:
     r = config.load_recipe(source)
     world = World(r.simulation)
-    task = r.task.kind if r.task.target is None else f"{r.task.kind} {r.task.target}"
-    build_network(r.model, (len(world.bands), world.size, world.size), len(world.classes))
+    heads = task_heads(r.task)
+    task = "; ".join(f"{spec['kind']} {', '.join(spec.get('targets', []))}".strip() for spec in heads.values())
+    info = ImageInfo(len(world.bands), world.size, world.size, world.pixel_scale, bands=world.bands)
+    preprocess = Preprocessor(r.preprocess, info)
+    parameters = generate.parameters(world)
+    trunk = build_trunk(r.model, Context(info, preprocess, parameters, r.simulation))
+    probe(trunk, r.model.name, preprocess.output_shape)
     instruments = list(dict.fromkeys(i.source for i in world.instruments))
     bands = f"bands {', '.join(world.bands)}" if r.simulation.bands else r.simulation.instrument
     return [

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from deeplense import bundle as bundles
-from deeplense.bundle import Bundle, Prediction
+from deeplense.bundle import Bundle
 from deeplense.data.formats import Foreign, Skipped, read_images
 from deeplense.errors import UserError
 from deeplense.inference.adapt import adapt
+from deeplense.inference.export.runtime import OnnxBundle
 from deeplense.inference.table import check_format, write_table
 
 
@@ -32,8 +32,9 @@ def predict(
 ) -> Path:
     """Predict on images of any form and write a table; returns its path.
 
-    Columns: `id`, `file`; then `class` and `p_<class>` for each class, or `mean`, `scale`, `q05`, `q95`;
-    `entropy` [nat] (of a regressor: of the Normal with that scale); `warning`, empty when all is well.
+    Columns: `id`, `file`; then `class` and `p_<class>` for each class, or `mean`, `scale`, `q05`, `q95`, or both;
+    `entropy` [nat] (of a number: of the Normal with that scale); `warning`, empty when all is well. Where there are
+    several numbers, their columns end in `_<name>`; entropies do where there are several answers.
     One batch of images is in memory at a time. What cannot be used is skipped, and listed at the end.
 
     Args:
@@ -82,47 +83,29 @@ Item = tuple[Foreign, np.ndarray[Any, np.dtype[np.float32]], list[str]]
 class _Rows:
     """The columns of the table as they grow."""
 
-    def __init__(self, one: Bundle) -> None:
+    def __init__(self, one: Bundle | OnnxBundle) -> None:
         self.bundle = one
-        values = ["class", *(f"p_{c}" for c in one.classes)] if one.target is None else []
-        values = values or ["mean", "scale", "q05", "q95"]
-        self.columns: dict[str, list[Any]] = {k: [] for k in ("id", "file", *values, "entropy", "warning")}
+        self.columns: dict[str, list[Any]] = {"id": [], "file": []}
 
     def add(self, batch: list[Item]) -> None:
-        images = torch.from_numpy(np.stack([image for _, image, _ in batch]))
-        prediction = self.bundle.predict(images)
-        strange = self.bundle.distance(images) > 1
-        columns = self.columns
-        for (foreign, _, warnings), far in zip(batch, strange, strict=True):
-            columns["id"].append(foreign.id)
-            columns["file"].append(foreign.file)
-            columns["warning"].append("; ".join([*warnings, UNFAMILIAR] if far else warnings))
-        for name, values in self._values(prediction).items():
-            columns[name].extend(values)
-
-    def _values(self, prediction: Prediction) -> dict[str, Any]:
-        p = prediction.probabilities
-        if p is not None:
-            classes = self.bundle.classes
-            entropy = np.maximum(-(p * np.log(np.maximum(p, np.finfo(float).tiny))).sum(1), 0.0)
-            columns = {f"p_{c}": p[:, k] for k, c in enumerate(classes)}
-            return {"class": [classes[k] for k in p.argmax(1)], **columns, "entropy": entropy}
-        assert prediction.scale is not None
-        entropy = 0.5 * np.log(2 * np.pi * np.e * prediction.scale**2)
-        return {**{k: getattr(prediction, k) for k in ("mean", "scale", "q05", "q95")}, "entropy": entropy}
+        prediction = self.bundle.predict(np.stack([image for _, image, _ in batch]))
+        assert prediction.distance is not None
+        said = {k: list(v) for k, v in prediction.columns().items()}
+        said["id"], said["file"] = ([getattr(foreign, k) for foreign, _, _ in batch] for k in ("id", "file"))
+        said["warning"] = [
+            "; ".join([*warnings, UNFAMILIAR] if far else warnings)
+            for (_, _, warnings), far in zip(batch, prediction.distance > 1, strict=True)
+        ]
+        for name, values in said.items():
+            self.columns.setdefault(name, []).extend(values)
 
 
-def _open(path: Path, device: str) -> Bundle:
-    if path.suffix.lower() == ".onnx":
-        # ONNX Runtime is an extra
-        from deeplense.inference.export import OnnxBundle
-
-        return OnnxBundle(path)
-    return bundles.load(path, device)
+def _open(path: Path, device: str) -> Bundle | OnnxBundle:
+    return OnnxBundle(path) if path.suffix.lower() == ".onnx" else bundles.load(path, device)
 
 
 def _usable(
-    one: Bundle,
+    one: Bundle | OnnxBundle,
     inputs: Iterable[str | Path],
     pixel_scale: float | None,
     split: str | None,

@@ -1,14 +1,17 @@
-"""Networks: preprocessed images (B, C, H, W) in, raw outputs (B, n_out) of a head out.
+"""Trunks: preprocessed images (B, C, H, W) in, features (B, D) out, for the heads.
 
-To add one: a class in a file here, `Class(in_chans, num_classes, image_size, **kwargs)`, which takes at least
-`drop_rate`, `drop_path_rate` and `stem_stride`, and a line in `MODELS`. A user's own needs neither: the
-recipe names it `my_package.module:Class`, and it is called with `in_chans`, `num_classes`, `image_size`,
-those of the three that the recipe sets, and `model.kwargs`.
+To add one: a class in a file here, `Class(in_chans, image_size, **kwargs)`, with `num_features` (D) and
+`forward_features`, which takes at least `drop_rate`, `drop_path_rate` and `stem_stride`, and a line in `MODELS`. With
+an argument `context` it is told of image geometry, PSF, pre-processing and parameters (`deeplense.models.context`). A
+user's own needs no line: the recipe names it `my_package.module:Class`, and it is called with `in_chans`,
+`image_size`, those of the three that the recipe sets, and `model.kwargs`.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -17,22 +20,39 @@ from torch import nn
 
 from deeplense import config, recipe
 from deeplense.errors import UserError
-from deeplense.models.backbones import timm_network
+from deeplense.models.backbones import TimmTrunk
 from deeplense.models.compact import Compact
+from deeplense.models.context import Context
+from deeplense.models.heads import HeadSpec, build_head
+from deeplense.models.network import Network
+
+__all__ = ["MODELS", "Context", "Network", "build_network", "build_trunk", "probe"]
 
 MODELS: dict[str, Any] = {"compact": Compact}
 
 
-def build_network(config_: recipe.Model, shape: tuple[int, int, int], n_out: int) -> nn.Module:
-    """The network that a recipe names, with fresh weights unless `pretrained`.
+def build_network(
+    config_: recipe.Model, specs: Sequence[HeadSpec], classes: Sequence[str], context: Context, probed: bool = True
+) -> Network:
+    """The trunk that a recipe names, with fresh weights unless `pretrained`, and its heads.
 
     Args:
-        shape: (C, H, W) of the preprocessed images.
+        classes: of the data, in order. probed: run blank images through, so that a size that does not fit is found.
 
     Raises:
         UserError: no such network (nearest named), arguments it does not take, or images too small for it.
     """
-    name, (channels, *size) = config_.name, shape
+    trunk = build_trunk(config_, context)
+    if probed:
+        probe(trunk, config_.name, context.preprocess.output_shape)
+    num_features: Any = trunk.num_features
+    heads = {s.name: build_head(s, num_features, classes, context.parameters) for s in specs}
+    return Network(trunk, heads, {s.name: s.weight for s in specs})
+
+
+def build_trunk(config_: recipe.Model, context: Context) -> nn.Module:
+    """The trunk alone; see `build_network`."""
+    name, (channels, *size) = config_.name, context.preprocess.output_shape
     if config_.stem_stride not in (None, 1, 2):
         raise UserError(f"model.stem_stride is {config_.stem_stride}; it must be 1 or 2")
     given = {
@@ -41,36 +61,45 @@ def build_network(config_: recipe.Model, shape: tuple[int, int, int], n_out: int
         "stem_stride": config_.stem_stride,
     }
     kwargs: dict[str, Any] = {k: v for k, v in given.items() if v} | config_.kwargs
-    common: dict[str, Any] = {"in_chans": channels, "num_classes": n_out, "image_size": tuple(size)}
+    common: dict[str, Any] = {"in_chans": channels, "image_size": tuple(size)}
     if name in MODELS or ":" in name:
         if config_.pretrained:
             raise UserError(f"model.pretrained: there are no weights for '{name}'; set it to false")
+        made = config.lookup(MODELS, name, "network")
+        if "context" in inspect.signature(made).parameters:
+            common["context"] = context
         try:
-            network = config.lookup(MODELS, name, "network")(**common, **kwargs)
+            trunk = made(**common, **kwargs)
         except TypeError as error:
             raise UserError(f"model.name '{name}' does not take what the recipe gives it: {error}") from error
+        if not hasattr(trunk, "forward_features") or not isinstance(getattr(trunk, "num_features", None), int):
+            raise UserError(f"model.name '{name}' is no trunk: it needs forward_features(images) and num_features")
     elif timm.is_model(name):
-        network = timm_network(name, **common, pretrained=config_.pretrained, **kwargs)
+        trunk = TimmTrunk(name, **common, pretrained=config_.pretrained, **kwargs)
     else:
         close = difflib.get_close_matches(name, [*MODELS, *timm.list_models()], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models()"
         raise UserError(f"model.name '{name}' is neither a network of deeplense nor of timm; {hint}")
-    _probe(network, name, shape, n_out)
-    return network  # type: ignore[no-any-return]
+    return trunk  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
-def _probe(network: nn.Module, name: str, shape: tuple[int, int, int], n_out: int) -> None:
-    """Run two blank images through, so that a size that does not fit is found before training."""
+def probe(trunk: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
+    """Run two blank images (C, H, W) through.
+
+    Raises:
+        UserError: they do not fit, or what comes out is not (2, num_features).
+    """
     size = f"{shape[1]}x{shape[2]}"
     try:
-        out = network.eval()(torch.zeros(2, *shape))
+        out = trunk.eval()(torch.zeros(2, *shape))
     except (RuntimeError, AssertionError, ValueError) as error:
         why = " ".join(str(error).split())[:120]
         raise UserError(f"model.name '{name}' cannot take {size} images ({why}); change preprocess.size") from error
     finally:
-        network.train()
-    if tuple(out.shape) != (2, n_out):
+        trunk.train()
+    if tuple(out.shape) != (2, trunk.num_features):
         raise UserError(
-            f"model.name '{name}' gives {tuple(out.shape)[1:]} for a {size} image, but should give ({n_out},)"
+            f"model.name '{name}' gives {tuple(out.shape)[1:]} for a {size} image, but should give "
+            f"({trunk.num_features},) features"
         )

@@ -5,35 +5,58 @@ from __future__ import annotations
 from typing import Any
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from deeplense.errors import UserError
 
 
-def timm_network(
-    name: str,
-    in_chans: int,
-    num_classes: int,
-    image_size: tuple[int, int],
-    pretrained: bool = False,
-    stem_stride: int | None = None,
-    **kwargs: Any,
-) -> nn.Module:
-    """A timm network; `kwargs` go to its constructor.
+class TimmTrunk(nn.Module):
+    """A timm network without its classifier; `kwargs` go to its constructor.
+
+    Attributes:
+        backbone: timm's own.
 
     Raises:
         UserError: an argument that this network does not take, weights that cannot be fetched, or a stem that
             cannot keep the resolution.
     """
-    common = {"in_chans": in_chans, "num_classes": num_classes, "pretrained": pretrained, **kwargs}
+
+    def __init__(
+        self,
+        name: str,
+        in_chans: int,
+        image_size: tuple[int, int],
+        pretrained: bool = False,
+        stem_stride: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.backbone = _create(
+            name, image_size, {"in_chans": in_chans, "pretrained": pretrained, **kwargs}, pretrained
+        )
+        if stem_stride is not None:
+            _set_stem_stride(self.backbone, name, stem_stride)
+        # networks with a layer between pooling and classifier say its width
+        self.num_features = int(getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, num_features), pooled."""
+        return self.backbone(x)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_features(x)
+
+
+def _create(name: str, image_size: tuple[int, int], arguments: dict[str, Any], pretrained: bool) -> Any:
+    common = {"num_classes": 0, **arguments}
     try:
         try:
             # transformers are built for one size, convolutional networks know no such argument
-            network = timm.create_model(name, img_size=image_size, **common)
+            return timm.create_model(name, img_size=image_size, **common)
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
-            network = timm.create_model(name, **common)
+            return timm.create_model(name, **common)
     except TypeError as error:
         raise UserError(f"model.name '{name}' does not take what the recipe gives it: {_line(error)}") from error
     except Exception as error:
@@ -45,9 +68,6 @@ def timm_network(
         raise UserError(
             f"model.name '{name}' cannot be built for {size} images ({_line(error)}); change preprocess.size"
         ) from error
-    if stem_stride is not None:
-        _set_stem_stride(network, name, stem_stride)
-    return network  # type: ignore[no-any-return]
 
 
 def _set_stem_stride(network: nn.Module, name: str, stride: int) -> None:

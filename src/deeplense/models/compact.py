@@ -42,10 +42,9 @@ class Compact(nn.Module):
 
     Args:
         in_chans: channels of the image.
-        num_classes: outputs.
         image_size: (height, width); any of at least 8 pixels will do.
         widths, depths: channels and blocks of each stage; each stage halves the image.
-        drop_rate: dropout before the last layer.
+        drop_rate: dropout of the features.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
         stem_stride: of the first convolution; 1 doubles the resolution throughout, at four times the cost.
     """
@@ -53,7 +52,6 @@ class Compact(nn.Module):
     def __init__(
         self,
         in_chans: int,
-        num_classes: int,
         image_size: tuple[int, int],
         widths: Sequence[int] = (24, 48, 96, 160),
         depths: Sequence[int] = (1, 1, 1, 1),
@@ -70,10 +68,12 @@ class Compact(nn.Module):
         ]
         last = max(len(plan) - 1, 1)
         self.blocks = nn.Sequential(*(Block(*p, drop_path_rate * i / last) for i, p in enumerate(plan)))
-        self.head = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(drop_rate), nn.Linear(widths[-1], num_classes)
-        )
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(drop_rate))
+        self.num_features = widths[-1]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, num_features)."""
+        return self.pool(self.blocks(self.stem(x)))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, num_classes)."""
-        return self.head(self.blocks(self.stem(x)))  # type: ignore[no-any-return]
+        return self.forward_features(x)

@@ -97,8 +97,8 @@ class Galaxies:
         turn = {"uniform": [0.0, 2 * np.pi]}
         return [
             Truth(f"{self.name}.image", ""),
-            Truth(f"{self.name}.angle", "rad", turn),
-            Truth(f"{self.name}.flip", ""),
+            Truth(f"{self.name}.angle", "rad", turn, "angle", period=2 * np.pi),
+            Truth(f"{self.name}.flip", "", kind=None),
         ]
 
     def components(self, drawn: Drawn, generator: Generator, train: bool) -> tuple[list[list[Component]], Drawn]:

@@ -31,6 +31,15 @@ PYHALO = (
 )  # H0, Om0: DeepLenseSim takes this one ratio from pyHalo's cosmology, not from its own
 Drawn = dict[str, NDArray[np.float64]]
 
+# of lens and light: kind and components of what turns with the image, and the periods of angles [rad]
+PAIRS = {
+    "center_x": ("x", ("center_x", "center_y")),
+    "center_y": ("y", ("center_x", "center_y")),
+    **dict.fromkeys(("e1", "e2"), ("spin2", ("e1", "e2"))),
+    **dict.fromkeys(("gamma1", "gamma2"), ("spin2", ("gamma1", "gamma2"))),
+}
+PERIODS = {"phi3": 2 * np.pi / 3, "phi4": np.pi / 2}
+
 
 class World:
     """Priors, classes and instruments of a simulation, checked.
@@ -276,10 +285,11 @@ class World:
         specs |= {g.name: g.specs for g in self._galaxies}
         found = []
         for prefix, priors in self._sections():
-            for name, prior in priors.items():
-                if not prior.constant or (prefix == "lens" and name in own):
+            for name in priors:
+                both = PAIRS.get(name, ("", (name,)))[1]  # who knows one component must know the other
+                if any(not priors[k].constant or (prefix == "lens" and k in own) for k in both):
                     unit = "mag" if name.startswith("colours.") else units.get(name, "")
-                    found.append(Truth(f"{prefix}.{name}", unit, specs[prefix][name]))
+                    found.append(_truth(prefix, name, unit, specs[prefix].get(name)))
         more = {f"{b.prefix}exposure_time": ("s", b.exposure_time, b.exposure) for b in self._bands}
         more |= {k: ("", getattr(s, k), p) for k, p in zip(("z_lens", "z_source"), self._redshifts, strict=True)}
         if self._residual is not None:
@@ -291,6 +301,16 @@ class World:
         for population in self._populations:
             found += [t for t in population.truth() if t.name not in {f.name for f in found}]
         return found
+
+
+def _truth(prefix: str, name: str, unit: str, spec: Any) -> Truth:
+    """With how it turns with the image."""
+    if name in PAIRS:
+        kind, pair = PAIRS[name]
+        return Truth(f"{prefix}.{name}", unit, spec, kind, tuple(f"{prefix}.{k}" for k in pair))
+    if name in PERIODS:
+        return Truth(f"{prefix}.{name}", "rad", spec, "angle", period=PERIODS[name])
+    return Truth(f"{prefix}.{name}", unit, spec)
 
 
 def _population(name: str, spec: dict[str, Any]) -> Any:

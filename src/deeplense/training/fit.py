@@ -22,13 +22,14 @@ from deeplense import config, rng
 from deeplense.data import schema
 from deeplense.data.augment import Augmenter
 from deeplense.data.familiarity import Familiarity
+from deeplense.data.schema import Batch
 from deeplense.data.transforms import Preprocessor
 from deeplense.device import resolve_device
 from deeplense.errors import UserError
-from deeplense.models import build_network
-from deeplense.models.heads import head_for
+from deeplense.models import Context, build_network
+from deeplense.models.heads import head_specs
 from deeplense.recipe import Recipe, Training
-from deeplense.training.feed import Feed, find_target, make_feed
+from deeplense.training.feed import Feed, make_feed
 from deeplense.training.keep import Keeper, OnEpoch
 from deeplense.training.module import LensModule
 
@@ -67,13 +68,13 @@ def train(
     feed = make_feed(made, data, where)
     if last is not None:
         _check_fingerprint(last, feed.manifest.fingerprint)
-    target = find_target(feed, made.task.target) if made.task.kind == "regress" and made.task.target else None
+    specs = head_specs(made.task, {name: feed.target(name) for name in feed.targets})
     preprocess, familiarity = _look(made, feed)
     torch.manual_seed(rng.integer(made.seed, "weights"))
-    head = head_for(made.task, feed.manifest.classes, target)
-    network = build_network(made.model, preprocess.output_shape, head.n_out)
-    module = LensModule(network, preprocess, familiarity, head, made, feed)
-    keeper = Keeper(out, target, on_epoch)
+    context = Context(feed.manifest.image, preprocess, feed.manifest.parameters, feed.simulation)
+    network = build_network(made.model, specs, feed.manifest.classes, context)
+    module = LensModule(network, preprocess, familiarity, made, feed)
+    keeper = Keeper(out, specs, on_epoch)
     if _rank() == 0:
         with schema.atomic(out / "recipe.yaml") as temporary:
             temporary.write_text(config.dump(made))
@@ -90,9 +91,7 @@ def train(
     if keeper.best is None:
         raise UserError(f"{out}: the validation loss was never finite; lower training.lr (it is {made.training.lr:g})")
     if _rank() == 0:
-        name = "accuracy" if target is None else "MAE"
-        best = keeper.best
-        print(f"best epoch {best['epoch']}: val_loss {best['val_loss']:.4f}, {name} {best['val_metric']:.4f}")
+        print(f"best epoch {keeper.best['epoch']}: {keeper.told(keeper.best)}")
         print(f"wrote {out / 'bundle.safetensors'}")
     return out / "bundle.safetensors"
 
@@ -103,8 +102,11 @@ def _look(recipe: Recipe, feed: Feed) -> tuple[Preprocessor, Familiarity]:
     preprocess = Preprocessor.fit(recipe.preprocess, feed.manifest.image, feed.sample)
     images = torch.cat([preprocess(part) for part in feed.sample])
     feed.sample.clear()
-    seen = Augmenter(recipe.augment)(images, rng.torch_generator(recipe.seed, "familiarity"))
-    return preprocess, Familiarity.fit(seen)
+    n = torch.zeros(len(images))
+    turned = Augmenter(recipe.augment)(
+        Batch(images, n.long(), n[:, None][:, :0], n.long()), rng.torch_generator(recipe.seed, "familiarity")
+    )
+    return preprocess, Familiarity.fit(turned.image)
 
 
 def _rank() -> int:

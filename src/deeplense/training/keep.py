@@ -16,9 +16,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from deeplense.bundle import Bundle, Target
+from deeplense.bundle import Bundle
 from deeplense.data import schema
-from deeplense.models.heads import fit_temperature
+from deeplense.models.heads import HeadSpec
+from deeplense.models.network import Network
 from deeplense.training.module import LensModule
 
 COLUMNS = ["epoch", "train_loss", "val_loss", "val_metric", "lr", "seconds"]
@@ -34,8 +35,9 @@ class Keeper(pl.Callback):
         interrupted: Ctrl-C was pressed.
     """
 
-    def __init__(self, out: Path, target: Target | None, on_epoch: OnEpoch | None) -> None:
-        self.out, self.target, self.on_epoch = out, target, on_epoch
+    def __init__(self, out: Path, specs: list[HeadSpec], on_epoch: OnEpoch | None) -> None:
+        self.out, self.specs, self.on_epoch = out, specs, on_epoch
+        self.metric_name = "metric"
         self.history: list[dict[str, float]] = []
         self.best: dict[str, float] | None = None
         self.interrupted = False
@@ -55,6 +57,8 @@ class Keeper(pl.Callback):
         self.interrupted = isinstance(exception, KeyboardInterrupt)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, LensModule)
+        self.metric_name = next(iter(module.network.each().values())).metric_name
         trainer.should_stop = self._stale(module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -70,6 +74,8 @@ class Keeper(pl.Callback):
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": time.perf_counter() - self._clock,
         }
+        # of several heads, each one's own
+        row |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val_") and k not in row}
         module.train_loss.reset()
         self.history.append(row)
         if math.isfinite(row["val_loss"]) and (self.best is None or row["val_loss"] < self.best["val_loss"]):
@@ -79,14 +85,16 @@ class Keeper(pl.Callback):
         if trainer.is_global_zero:
             self._write_history()
             if not sys.stderr.isatty():  # a log has no progress bar
-                losses = f"loss {row['train_loss']:.4f}, val_loss {row['val_loss']:.4f}"
-                name = "accuracy" if self.target is None else "MAE"
-                told = f"{losses}, {name} {row['val_metric']:.4f}, {row['seconds']:.1f} s"
+                told = f"loss {row['train_loss']:.4f}, {self.told(row)}, {row['seconds']:.1f} s"
                 print(f"epoch {row['epoch']} of {trainer.max_epochs}: {told}", flush=True)
         self._save_state(trainer)
         trainer.should_stop = trainer.should_stop or self._stale(module)
         if self.on_epoch is not None:
             self.on_epoch(int(row["epoch"]), row)
+
+    def told(self, row: dict[str, float]) -> str:
+        """What a person wants to know of an epoch."""
+        return f"val_loss {row['val_loss']:.4f}, {self.metric_name} {row['val_metric']:.4f}"
 
     def _stale(self, module: pl.LightningModule) -> bool:
         """Too many epochs without a better validation loss."""
@@ -96,32 +104,36 @@ class Keeper(pl.Callback):
         return bool(patience) and bool(self.history) and self.history[-1]["epoch"] - best >= patience
 
     def _bundle(self, trainer: pl.Trainer, module: LensModule) -> Bundle:
-        head = copy.deepcopy(module.head)
+        network = module.evaluated
+        heads = copy.deepcopy(network.each())
         if module.recipe.training.calibrate and module.outputs is not None:
-            fit_temperature(head, *module.outputs)
+            raw, batch = module.outputs
+            for name, head in heads.items():
+                head.calibrate(raw[name], batch)
         assert self.best is not None
+        feed, manifest = module.feed, module.feed.manifest
+        epochs = len(self.history)
         summary = {
-            "n_train": module.feed.n_train,
-            "epochs": len(self.history),
+            "n_train": feed.n_train * (epochs if feed.fresh else 1),
+            "epochs": epochs,
             "best_epoch": self.best["epoch"],
             "val_loss": self.best["val_loss"],
             "val_metric": self.best["val_metric"],
             "seconds": round(sum(row["seconds"] for row in self.history), 1),
             "parameters": sum(p.numel() for p in module.network.parameters()),
-            "temperature": float(head.temperature),
             "precision": str(trainer.precision),
             "torch": torch.__version__,
         }
-        manifest = module.feed.manifest
         return Bundle(
-            module.evaluated,
+            Network(network.trunk, heads, network.weights),
             module.preprocess,
-            head,
             module.familiarity,
+            self.specs,
             module.recipe,
             manifest.classes,
             manifest.image,
-            self.target,
+            manifest.parameters,
+            feed.simulation,
             manifest.fingerprint,
             summary,
             version("deeplense"),
@@ -135,6 +147,7 @@ class Keeper(pl.Callback):
 
     def _write_history(self) -> None:
         with schema.atomic(self.out / "history.csv") as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            more = [k for k in self.history[-1] if k not in COLUMNS]
+            writer = csv.DictWriter(file, COLUMNS + more)
             writer.writeheader()
             writer.writerows(self.history)

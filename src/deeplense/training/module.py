@@ -7,20 +7,21 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
-from torchmetrics.functional import accuracy, mean_absolute_error
 
 from deeplense import rng
 from deeplense.data.augment import Augmenter
 from deeplense.data.familiarity import Familiarity
 from deeplense.data.schema import Batch
 from deeplense.data.transforms import Preprocessor
-from deeplense.models.heads import Head
+from deeplense.models.network import Network
 from deeplense.recipe import Recipe
 from deeplense.training.feed import Feed, Loader
+from deeplense.training.objectives import OBJECTIVES
 from deeplense.training.optim import make_optimizer
 from deeplense.training.schedules import SCHEDULES
 
@@ -40,30 +41,25 @@ class _ByEpoch:
 
 
 class LensModule(pl.LightningModule):
-    """Network, pre-processing and head in training.
+    """Network, pre-processing and objective in training.
 
-    All randomness of a step (augmentation, dropout) derives from (seed, epoch, step, rank), so that a resumed
-    training equals an uninterrupted one.
+    All randomness of a step (augmentation, dropout) derives from (seed, epoch, step), dropout's from the rank too, so
+    that a resumed training equals an uninterrupted one.
 
     Attributes:
         evaluated: the network that is validated and bundled: the averaged one where there is one.
-        outputs: raw outputs and truths of the last validation, from all ranks.
+        outputs: raw outputs of each head and truths of the last validation, from all processes.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        preprocess: Preprocessor,
-        familiarity: Familiarity,
-        head: Head,
-        recipe: Recipe,
-        feed: Feed,
+        self, network: Network, preprocess: Preprocessor, familiarity: Familiarity, recipe: Recipe, feed: Feed
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
-        self.preprocess, self.familiarity, self.head = preprocess, familiarity, head
+        self.preprocess, self.familiarity = preprocess, familiarity
+        self.objective = OBJECTIVES[recipe.training.objective](recipe.training, network)
         self.recipe, self.feed = recipe, feed
-        self.augment = Augmenter(recipe.augment)
+        self.augment = Augmenter(recipe.augment, feed.manifest.parameters, feed.targets, preprocess.view)
         self.train_loss = MeanMetric()
         self.average: AveragedModel | None = None
         if recipe.training.ema_decay:
@@ -71,16 +67,19 @@ class LensModule(pl.LightningModule):
             self.average = AveragedModel(network, multi_avg_fn=blend, use_buffers=True)
             self.average.requires_grad_(False)
         if recipe.training.compile:
-            network.compile()
-        self._parts: list[tuple[Tensor, Batch]] = []
-        self.outputs: tuple[Tensor, Batch] | None = None
+            network.trunk.compile()
+        self._parts: list[tuple[dict[str, Tensor], Batch]] = []
+        self.outputs: tuple[dict[str, Tensor], Batch] | None = None
 
     @property
-    def evaluated(self) -> nn.Module:
-        return self.network if self.average is None else self.average.module
+    def evaluated(self) -> Network:
+        network = self.network if self.average is None else self.average.module
+        assert isinstance(network, Network)
+        return network
 
-    def train_dataloader(self) -> _ByEpoch:
-        return _ByEpoch(self.feed.train(self.trainer.global_rank, self.trainer.world_size), self)
+    def train_dataloader(self) -> CombinedLoader:
+        loaders = self.feed.train(self.trainer.global_rank, self.trainer.world_size)
+        return CombinedLoader({name: _ByEpoch(loader, self) for name, loader in loaders.items()}, "min_size")
 
     def val_dataloader(self) -> Loader:
         return self.feed.val(self.trainer.global_rank, self.trainer.world_size)
@@ -91,48 +90,67 @@ class LensModule(pl.LightningModule):
             images: Tensor = self.preprocess(batch.image)
             return images.contiguous(memory_format=torch.channels_last)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        key = (self.current_epoch, index, self.global_rank)
-        torch.manual_seed(rng.integer(self.recipe.seed, "step", *key))
-        images = self.augment(self.inputs(batch), rng.torch_generator(self.recipe.seed, "augment", *key))
-        loss = self.head.loss(self.network(images), batch, self.recipe.training.label_smoothing)
+    def training_step(self, batches: dict[str, Batch], index: int) -> Tensor:
+        key = (self.current_epoch, index)
+        torch.manual_seed(rng.integer(self.recipe.seed, "step", *key, self.global_rank))
+        ready = {name: self._augmented(batch, name, *key) for name, batch in batches.items()}
+        loss: Tensor = self.objective(self.network, ready)
         self.train_loss.update(loss.detach())
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
+
+    def _augmented(self, batch: Batch, source: str, *key: int) -> Batch:
+        stream = "augment" if source == self.objective.sources[0] else f"augment/{source}"
+        generator = rng.torch_generator(self.recipe.seed, stream, *key, 0)
+        batch = batch._replace(image=self.inputs(batch))
+        return self.augment(batch, generator, self.global_rank, self.trainer.world_size)
 
     def on_train_batch_end(self, *_: Any) -> None:
         if self.average is not None:
             self.average.update_parameters(self.network)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        self._parts.append((self.evaluated(self.inputs(batch)).float(), batch._replace(image=batch.image[:0])))
+        raw = {name: out.float() for name, out in self.evaluated(self.inputs(batch)).items()}
+        self._parts.append((raw, batch._replace(image=batch.image[:0])))
 
     def on_validation_epoch_end(self) -> None:
-        raw = torch.cat([r for r, _ in self._parts])
+        network = self.evaluated
+        raw = {name: torch.cat([r[name] for r, _ in self._parts]) for name in network.heads}
         batch = Batch(*(torch.cat(column) for column in zip(*(b for _, b in self._parts), strict=True)))
         self._parts.clear()
         if self.trainer.world_size > 1:
-            # the loaders give every rank equally many
-            gathered: Any = self.all_gather([raw, *batch])
-            raw, *columns = (x.flatten(0, 1) for x in gathered)
-            batch = Batch(*columns)
+            raw, batch = self._from_all(raw, batch)
         self.outputs = raw, batch
-        loss = self.head.loss(raw, batch)
+        losses = network.losses(raw, batch)
+        loss = network.total(losses)
         self.log("val_loss", loss, prog_bar=True)
-        self.log("val_metric", self._metric(raw, batch), prog_bar=True)
+        metrics = {name: head.metric(raw[name], batch) for name, head in network.each().items()}
+        self.log("val_metric", next(iter(metrics.values())), prog_bar=True)
+        if len(metrics) > 1:
+            for name, head in network.each().items():
+                self.log(f"val_loss_{name}", losses[name][0].sum())
+                self.log(f"val_{head.metric_name}_{name}", metrics[name])
         schedule = self.lr_schedulers()
         if isinstance(schedule, ReduceLROnPlateau):
             schedule.step(loss.item())
 
-    def _metric(self, raw: Tensor, batch: Batch) -> Tensor:
-        """Accuracy, or mean absolute error in the target's unit."""
-        if self.recipe.task.kind == "classify":
-            return accuracy(raw, batch.label, task="multiclass", num_classes=raw.shape[1])
-        return mean_absolute_error(self.head.distribution(raw).mean, batch.target)
+    def _from_all(self, raw: dict[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], Batch]:
+        """The outputs of all processes, in the order of the images; shares differ by one image at most."""
+        names = list(raw)
+        rows = torch.tensor(len(batch.id), device=self.device)
+        most = int(self.trainer.strategy.reduce(rows, reduce_op="max"))
+        columns = [*raw.values(), batch.label, batch.params, batch.id]
+        padded = [torch.cat([c, c.new_zeros(most - len(c), *c.shape[1:])]) for c in columns]
+        there = torch.arange(most, device=self.device) < rows
+        gathered: Any = self.all_gather([*padded, there])
+        *found, there = (x.flatten(0, 1) for x in gathered)
+        order = torch.argsort(found[-1][there])
+        *outputs, label, params, id = (c[there][order] for c in found)
+        return dict(zip(names, outputs, strict=True)), Batch(batch.image, label, params, id)
 
     def configure_optimizers(self) -> Any:
         config = self.recipe.training
-        optimizer = make_optimizer(self.network, config)
+        optimizer = make_optimizer([self.network, self.objective], config)
         steps = int(self.trainer.estimated_stepping_batches) // config.epochs
         schedule = SCHEDULES[config.schedule](optimizer, config, steps)
         return [optimizer], [{"scheduler": schedule, "interval": "step", "monitor": "loss"}]

@@ -21,11 +21,21 @@ Array = NDArray[Any]
 
 
 class Truth(NamedTuple):
-    """A parameter that a population draws: name, unit, prior as in the recipe (None when it follows from others)."""
+    """A parameter stored with an image.
+
+    Attributes:
+        prior: as in the recipe; None when it follows from others.
+        kind: how it turns with the image, a key of `deeplense.data.symmetry.KINDS`; None: nobody knows.
+        pair: of x, y and spin2, the names of both components, the first one first.
+        period: of an angle [rad].
+    """
 
     name: str
     unit: str
     prior: Any = None
+    kind: str | None = "scalar"
+    pair: tuple[str, ...] = ()
+    period: float | None = None
 
 
 @dataclass(frozen=True)

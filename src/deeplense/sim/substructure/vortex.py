@@ -47,7 +47,7 @@ class Vortex:
     def truth(self) -> list[Truth]:
         return [
             Truth("log10_m_axion", "log10(eV)", self.log10_m_axion),
-            Truth("vortex_angle", "rad", {"uniform": [0, 2 * np.pi]}),
+            Truth("vortex_angle", "rad", {"uniform": [0, 2 * np.pi]}, "angle", period=2 * np.pi),
             Truth("n_lines", "", self.number),
             Truth("log10_m_sub", "log10(Msun)"),
         ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from deeplense import config
+from deeplense.answers import Classes, Value
 from deeplense.bundle import Bundle
 from deeplense.data.schema import Manifest
 from deeplense.data.transforms import Preprocessor
@@ -20,6 +22,11 @@ FAINT_CDM = ("model_1", "model_2", "model_3")
 def notes(bundle: Bundle, manifest: Manifest, split: str) -> list[str]:
     """Cautions about this bundle on this dataset, most serious first."""
     found = []
+    if split == "val" and manifest.fingerprint == bundle.fingerprint:
+        found.append(
+            "These are the images by which the epoch was chosen and the probabilities were calibrated: the figures are "
+            "too good. Evaluate on the test split."
+        )
     if split == "train" and manifest.fingerprint == bundle.fingerprint:
         found.append(
             "These are the images that the network was trained on: the figures say how well it remembers "
@@ -38,7 +45,7 @@ def notes(bundle: Bundle, manifest: Manifest, split: str) -> list[str]:
             f"everything is {ours / theirs:.2f} times its angular size."
         )
     names = {bundle.recipe.name, (manifest.recipe or {}).get("name", "")}
-    if bundle.target is None and any(name.startswith(FAINT_CDM) for name in names):
+    if "cdm" in bundle.classes and "no_sub" in bundle.classes and any(name.startswith(FAINT_CDM) for name in names):
         found.append(
             "With the right subhalo mass function (slope −1.9) 25 point masses carry about 3·10⁸ M☉, not the "
             "4·10¹⁰ M☉ of the published simulator, and cdm is nearly invisible in one image. A low AUC "
@@ -47,22 +54,29 @@ def notes(bundle: Bundle, manifest: Manifest, split: str) -> list[str]:
     return found
 
 
+# kind of answer -> what a bundle does, and what it cannot know
+TASK: dict[type, Callable[[Bundle, str], str]] = {
+    Classes: lambda bundle, name: f"classify {', '.join(bundle.classes)}",
+    Value: lambda bundle, name: f"regress {name}",
+}
+KNOWS: dict[type, Callable[[Bundle, str], str]] = {
+    Classes: lambda bundle, name: (
+        f"It knows only {', '.join(bundle.classes)} as its training data show them: an image of anything else still "
+        "gets probabilities that sum to one."
+    ),
+    Value: lambda bundle, name: (
+        f"It knows {name} only within its training data's prior and simulation; outside, its intervals mean nothing."
+    ),
+}
+
+
 def limits(bundle: Bundle) -> list[str]:
     """Intended use of a bundle, and what it cannot know."""
     said = [
         "Intended use: comparing methods on simulated lenses, and triage of images like the training images. "
         "It is not a measurement of dark matter in a real lens.",
     ]
-    if bundle.target is None:
-        said.append(
-            f"It knows only {', '.join(bundle.classes)} as its training data show them: an image of "
-            "anything else still gets probabilities that sum to one."
-        )
-    else:
-        said.append(
-            f"It knows {bundle.target.name} only within its training data's prior and simulation; outside, "
-            "its intervals mean nothing."
-        )
+    said += [KNOWS[kind](bundle, name) for name, kind in bundle.answers().items()]
     if any(spec.get("lens") for spec in bundle.recipe.simulation.classes.values()):
         said.append(
             "Its recipe draws the macro lens from other priors in some classes, so a network can read the class off "
@@ -73,8 +87,7 @@ def limits(bundle: Bundle) -> list[str]:
             "Its recipe keeps the macro lens the same in every image, so a network can read the class off "
             "the total mass (the Einstein radius) instead of the substructure."
         )
-    axion = "axion" in bundle.classes or (bundle.target is not None and "axion" in bundle.target.name)
-    if axion:
+    if "axion" in bundle.classes or any("axion" in name for name in bundle.answers()):
         said.append(
             "The legacy axion masses (10⁻²⁴ to 10⁻²² eV) are excluded by VLBI, which rules out "
             "m ≤ 4.4·10⁻²¹ eV (arXiv 2302.10941): the class is a benchmark, not a forecast."
@@ -108,14 +121,15 @@ def model_card(bundle: Bundle, path: Path) -> Rows:
     """Network, training and pre-processing of a bundle."""
     recipe, summary = bundle.recipe, bundle.summary
     count = summary.get("parameters") or sum(p.numel() for p in bundle.network.parameters())
-    task = f"regress {bundle.target.name}" if bundle.target else f"classify {', '.join(bundle.classes)}"
+    task = "; ".join(TASK[kind](bundle, name) for name, kind in bundle.answers().items())
+    temperatures = [f"{t:.3f}" for head in bundle.heads.values() for t in head.temperature.tolist()]
     rows = [
         ("Bundle", f"{path.resolve().parent.name}/{path.name}"),
         ("Recipe", recipe.name + (f": {recipe.description.strip()}" if recipe.description.strip() else "")),
         ("Task", task),
         ("Network", f"{recipe.model.name}, {count:,} parameters"),
         ("Pre-processing", _preprocess(bundle)),
-        ("Temperature", f"{float(bundle.head.temperature):.3f} (1: as trained; above 1: made less certain)"),
+        ("Temperature", f"{', '.join(temperatures)} (1: as trained; above 1: made less certain)"),
         ("Training data", bundle.fingerprint or "unknown"),
         ("Made by", f"deeplense {bundle.code_version or '?'}"),
     ]

@@ -1,0 +1,53 @@
+"""Bundles of format 1 (deeplense 0.1), read as if they were of today's: the one place that knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from torch import Tensor
+
+from deeplense.errors import UserError
+
+Tree = dict[str, Any]
+
+
+def upgraded(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[Tree, dict[str, Tensor]]:
+    """Metadata and weights in the form of format 2.
+
+    Raises:
+        UserError: a user's own network, whose last layer cannot be told from the rest.
+    """
+    target = about["target"]
+    head = {
+        "name": "class" if target is None else "value",
+        "targets": [] if target is None else [target],
+        "weight": 1.0,
+    }
+    head["kind"] = "categorical" if target is None else "normal" if target["low"] is None else "truncated_normal"
+    model = about["recipe"]["model"]["name"]
+    last = _last_layer(model)
+    new: dict[str, Tensor] = {}
+    for key, value in state.items():
+        part, _, rest = key.partition(".")
+        if part == "network":
+            of_head = rest.startswith(f"{last}.")
+            trunk = rest if model == "compact" else f"backbone.{rest}"
+            new[f"heads.{head['name']}.last.{rest[len(last) + 1 :]}" if of_head else f"trunk.{trunk}"] = value
+        elif part == "head":
+            new[f"heads.{head['name']}.{rest}"] = value.reshape(1)
+        else:
+            new[f"detector.{rest}" if part == "familiarity" else key] = value
+    parameters = [] if target is None else [{"name": target["name"], "unit": target["unit"]}]
+    made = {k: about[k] for k in ("recipe", "classes", "image", "fingerprint", "summary", "code_version")}
+    parts = ["preprocess", "trunk", "heads", "detector"]
+    return {**made, "parts": parts, "heads": [head], "parameters": parameters, "simulation": None}, new
+
+
+def _last_layer(model: str) -> str:
+    if model == "compact":
+        return "head.3"
+    if ":" in model or not timm.is_model(model):
+        raise UserError(f"a bundle of format 1 of the network '{model}'; train it again")
+    return str(timm.get_pretrained_cfg(model).classifier)
