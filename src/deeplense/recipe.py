@@ -154,7 +154,7 @@ class Augment:
     """Random symmetries of the training images; positions, angles and ellipticities move with them."""
 
     d4: bool = True  # the eight exact symmetries of the square
-    # largest shift, pixels (sub-pixel shifts are interpolated); a source's place is then known but for shear times shift
+    # largest shift, pixels, interpolated; a source's place is then known but for shear times shift
     shift: float = 0.0
     rotate: float = 0.0  # largest rotation, degrees
     scalars: list[str] = field(default_factory=list)  # parameters of imported data that no symmetry changes
@@ -181,6 +181,10 @@ class Training:
     steps_per_epoch: int = 100  # only when data come straight from the simulator
     val_images: int = 512  # likewise
     objective: Literal["supervised"] = "supervised"
+    init: str | None = None  # a bundle whose weights to start from
+    freeze: Literal["none", "trunk"] = "none"  # what keeps the weights of `init`
+    trunk_lr: float = 1.0  # the trunk's learning rate over that of the heads
+    balance: Literal["none", "weights", "sampler"] = "none"  # of classes: weighed in the loss, or shown equally often
     sources: dict[str, str] = field(
         default_factory=dict
     )  # name -> dataset or sim: what the objective wants beside --data
@@ -192,7 +196,7 @@ class Training:
     warmup: float = 0.1  # share of the steps
     cycle_epochs: int = 4  # of cyclic and cosine_restarts
     label_smoothing: float = 0.0
-    ema_decay: float = 0.0  # 0: off
+    ema_decay: float = 0.0  # of the averaged weights, which rises to it from 0; 0: off
     clip_norm: float = 1.0  # 0: off
     precision: Literal["auto", "32", "bf16"] = "auto"
     patience: int = 0  # epochs without a better validation loss before stopping; 0: never

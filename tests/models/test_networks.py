@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from deeplense.errors import UserError
 from deeplense.data.schema import ImageInfo
 from deeplense.data.transforms import Preprocessor
+from deeplense.errors import UserError
 from deeplense.models import MODELS, Context, build_trunk, probe
 from deeplense.recipe import Model, Preprocess
 

@@ -25,6 +25,8 @@ class StoredLoader:
         rank, world_size: this process among several. It gets rows rank, rank + world_size, … of every batch, so that
             any number of processes sees the same batches.
         index: positions in the split to draw from; all of them when not given.
+        strata: of each of these; an epoch of as many images then shows every stratum equally often, rare ones again and
+            again.
 
     Raises:
         UserError: no image to draw from.
@@ -40,10 +42,12 @@ class StoredLoader:
         rank: int = 0,
         world_size: int = 1,
         index: NDArray[np.int64] | None = None,
+        strata: NDArray[np.int64] | None = None,
     ) -> None:
         self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
         self.rank, self.world_size, self.epoch = rank, world_size, 0
         self.index = np.arange(len(split)) if index is None else index
+        self.strata = strata
         if not len(self.index):
             raise UserError(
                 f"split '{split.name}' of dataset '{split.manifest.name}' has not an image that can be used"
@@ -61,7 +65,13 @@ class StoredLoader:
     def __iter__(self) -> Iterator[Batch]:
         order = self.index
         if self.shuffle:
-            order = rng.generator(self.seed, "order", self.epoch).permutation(order)
+            draw = rng.generator(self.seed, "order", self.epoch)
+            order = draw.permutation(order if self.strata is None else self._balanced(draw, self.strata))
         for i in range(len(self)):
             whole = self.split.by_shard(order[i * self.batch_size : (i + 1) * self.batch_size])
             yield self.split.batch(whole[self.rank :: self.world_size])
+
+    def _balanced(self, draw: np.random.Generator, strata: NDArray[np.int64]) -> NDArray[np.int64]:
+        groups = [self.index[strata == k] for k in np.unique(strata)]
+        shares = np.diff(np.linspace(0, len(self.index), len(groups) + 1).round().astype(int))
+        return np.concatenate([np.resize(draw.permutation(g), n) for g, n in zip(groups, shares, strict=True)])

@@ -41,7 +41,8 @@ class Feed:
         n_train: images of an epoch. fresh: no epoch shows an image of another.
         train: (rank, world_size) -> that process's loader of every source. val: likewise, of the labelled one.
         sample: batches of training images; the pre-processing is fitted on them.
-        targets: parameters that the heads regress. params: (N, P) truths among the training images.
+        targets: parameters that the heads regress.
+        labels: (N,) and params: (N, P): truths among the training images.
         simulation: the world that the images come from, if known.
     """
 
@@ -52,6 +53,7 @@ class Feed:
     val: Callable[[int, int], Loader]
     sample: list[Tensor]
     targets: list[str]
+    labels: NDArray[np.int64]
     params: NDArray[np.float64]
     simulation: recipe.Simulation | None
 
@@ -190,9 +192,10 @@ def _stored(recipe: Recipe, wanted: Wanted, folder: Path) -> Feed:
         of_val, of_train = np.sort(shuffled[:held]), np.sort(shuffled[held:])
         print(f"{folder} has no split 'val': validating on {held} of its {len(shuffled)} training images")
     size = recipe.training.batch_size
+    strata = train.labels[of_train] if recipe.training.balance == "sampler" and wanted.classes else None
 
     def train_loaders(rank: int, world_size: int) -> dict[str, Loader]:
-        return {LABELLED: StoredLoader(train, size, True, recipe.seed, True, rank, world_size, of_train)}
+        return {LABELLED: StoredLoader(train, size, True, recipe.seed, True, rank, world_size, of_train, strata)}
 
     def val_loader(rank: int, world_size: int) -> StoredLoader:
         return StoredLoader(val, VALIDATION_BATCH, rank=rank, world_size=world_size, index=of_val)
@@ -207,6 +210,7 @@ def _stored(recipe: Recipe, wanted: Wanted, folder: Path) -> Feed:
         val_loader,
         [train.images(chosen)],
         wanted.targets,
+        train.labels[of_train],
         train.params[of_train],
         _world_of(manifest),
     )
@@ -240,9 +244,19 @@ def _simulated(recipe: Recipe, wanted: Wanted, device: torch.device) -> Feed:
     batches = list(first)
     params = np.concatenate([b.params.double().numpy() for b in batches])
     images = [b.image for b in batches]
+    labels = np.concatenate([b.label.numpy() for b in batches])
     n_train = config.batch_size * config.steps_per_epoch
     return Feed(
-        first.manifest, n_train, True, train_loaders, val_loader, images, wanted.targets, params, recipe.simulation
+        first.manifest,
+        n_train,
+        True,
+        train_loaders,
+        val_loader,
+        images,
+        wanted.targets,
+        labels,
+        params,
+        recipe.simulation,
     )
 
 

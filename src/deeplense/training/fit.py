@@ -17,6 +17,7 @@ import torch
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from deeplense import config, rng
 from deeplense.data import schema
@@ -29,9 +30,11 @@ from deeplense.errors import UserError
 from deeplense.models import Context, build_network
 from deeplense.models.heads import head_specs
 from deeplense.recipe import Recipe, Training
+from deeplense.training import start
 from deeplense.training.feed import Feed, make_feed
 from deeplense.training.keep import Keeper, OnEpoch
 from deeplense.training.module import LensModule
+from deeplense.training.processes import Processes, bfloat16_is_slow, launched, synchronise
 
 
 def train(
@@ -51,7 +54,8 @@ def train(
     Args:
         recipe: a shipped recipe's name, a YAML file, its content, or a `Recipe`.
         data: folder of a dataset, or "sim": images straight from the recipe's simulation, none seen twice.
-        resume: continue from `last.ckpt`, exactly as if nothing had happened.
+        resume: continue from `last.ckpt`, exactly as if nothing had happened. `training.epochs`, `lr`, `schedule`,
+            `warmup` and `patience` may be others: the run goes on where the new schedule would stand by now.
         overrides: `key.sub=value` strings.
         device: "auto", "cpu", "cuda" (as many as there are), "cuda:1".
         on_epoch: called after every validation with the epoch, from 1, and its row of the history; what it
@@ -69,18 +73,22 @@ def train(
     if last is not None:
         _check_fingerprint(last, feed.manifest.fingerprint)
     specs = head_specs(made.task, {name: feed.target(name) for name in feed.targets})
-    preprocess, familiarity = _look(made, feed)
+    preprocess, familiarity, reference = _look(made, feed)
     torch.manual_seed(rng.integer(made.seed, "weights"))
     context = Context(feed.manifest.image, preprocess, feed.manifest.parameters, feed.simulation)
     network = build_network(made.model, specs, feed.manifest.classes, context)
-    module = LensModule(network, preprocess, familiarity, made, feed)
+    start.prepare(network, made.training, feed)
+    module = LensModule(network, preprocess, familiarity, made, feed, reference)
+    processes = launched()
+    if processes and processes.world_size > 1 and where.type == "cpu":
+        synchronise(network)
     keeper = Keeper(out, specs, on_epoch)
     if _rank() == 0:
         with schema.atomic(out / "recipe.yaml") as temporary:
             temporary.write_text(config.dump(made))
     with _quiet():
         try:
-            _trainer(made.training, where, out, keeper).fit(module, ckpt_path=last)
+            _trainer(made.training, where, out, keeper, processes).fit(module, ckpt_path=last)
         except SystemExit:
             # Lightning's way of passing Ctrl-C on
             if not keeper.interrupted:
@@ -97,8 +105,9 @@ def train(
 
 
 @torch.no_grad()
-def _look(recipe: Recipe, feed: Feed) -> tuple[Preprocessor, Familiarity]:
-    """What is fitted on training images before the network: the pre-processing, and what is familiar to it."""
+def _look(recipe: Recipe, feed: Feed) -> tuple[Preprocessor, Familiarity, Tensor]:
+    """What is fitted on training images before the network: the pre-processing, and what is familiar to it; and these
+    images, preprocessed and turned."""
     preprocess = Preprocessor.fit(recipe.preprocess, feed.manifest.image, feed.sample)
     images = torch.cat([preprocess(part) for part in feed.sample])
     feed.sample.clear()
@@ -106,7 +115,7 @@ def _look(recipe: Recipe, feed: Feed) -> tuple[Preprocessor, Familiarity]:
     turned = Augmenter(recipe.augment)(
         Batch(images, n.long(), n[:, None][:, :0], n.long()), rng.torch_generator(recipe.seed, "familiarity")
     )
-    return preprocess, Familiarity.fit(turned.image)
+    return preprocess, Familiarity.fit(turned.image), turned.image
 
 
 def _rank() -> int:
@@ -144,8 +153,15 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
         return None
     if (out / "recipe.yaml").exists():
         old = yaml.safe_load((out / "recipe.yaml").read_text())
-        if path := _difference(old, yaml.safe_load(config.dump(recipe))):
-            raise UserError(f"{out}: its run had another {path}; resume with the same recipe or choose another --out")
+        new = yaml.safe_load(config.dump(recipe))
+        for name in start.MAY_CHANGE:
+            old["training"][name] = new["training"][name]
+        if path := _difference(old, new):
+            may = ", ".join(f"training.{name}" for name in start.MAY_CHANGE)
+            raise UserError(
+                f"{out}: its run had another {path}; resume with the same recipe (but for {may}), or choose another "
+                "--out"
+            )
     if not (out / "last.ckpt").is_file():
         print(f"{out}: no last.ckpt to resume from; starting from the beginning")
         return None
@@ -174,13 +190,21 @@ def _check_fingerprint(last: Path, fingerprint: str) -> None:
         raise UserError(f"{last}: its run had other data; give the same --data or choose another --out")
 
 
-def _trainer(training: Training, device: torch.device, out: Path, keeper: Keeper) -> pl.Trainer:
+def _trainer(
+    training: Training, device: torch.device, out: Path, keeper: Keeper, processes: Processes | None
+) -> pl.Trainer:
     on_gpu = device.type == "cuda"
-    one_of_many = [device.index] if device.index is not None else "auto"
+    one_of_many: Any = [device.index] if device.index is not None else "auto"
+    alone = one_of_many if on_gpu else 1
+    if training.precision == "bf16" and bfloat16_is_slow(device):
+        print("training.precision=bf16: this CPU has no bfloat16 and imitates it, several times slower; set it to 32")
     precision: Any = {"32": "32-true", "bf16": "bf16-mixed", "auto": "bf16-mixed" if on_gpu else "32-true"}
     return pl.Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
-        devices=one_of_many if on_gpu else 1,
+        devices=processes.on_node if processes else alone,
+        num_nodes=processes.nodes if processes else 1,
+        strategy="ddp" if processes and processes.world_size > 1 else "auto",
+        sync_batchnorm=on_gpu,
         precision=precision[training.precision],
         max_epochs=training.epochs,
         gradient_clip_val=training.clip_norm or None,

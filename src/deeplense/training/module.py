@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 
 from deeplense import rng
@@ -18,12 +17,15 @@ from deeplense.data.augment import Augmenter
 from deeplense.data.familiarity import Familiarity
 from deeplense.data.schema import Batch
 from deeplense.data.transforms import Preprocessor
+from deeplense.errors import UserError
 from deeplense.models.network import Network
 from deeplense.recipe import Recipe
+from deeplense.training.averaging import averaged, estimate_statistics
 from deeplense.training.feed import Feed, Loader
 from deeplense.training.objectives import OBJECTIVES
 from deeplense.training.optim import make_optimizer
 from deeplense.training.schedules import SCHEDULES
+from deeplense.training.start import MAY_CHANGE, rescheduled
 
 
 class _ByEpoch:
@@ -47,12 +49,19 @@ class LensModule(pl.LightningModule):
     that a resumed training equals an uninterrupted one.
 
     Attributes:
+        reference: some preprocessed training images (N, C, H, W), which statistics are estimated on.
         evaluated: the network that is validated and bundled: the averaged one where there is one.
         outputs: raw outputs of each head and truths of the last validation, from all processes.
     """
 
     def __init__(
-        self, network: Network, preprocess: Preprocessor, familiarity: Familiarity, recipe: Recipe, feed: Feed
+        self,
+        network: Network,
+        preprocess: Preprocessor,
+        familiarity: Familiarity,
+        recipe: Recipe,
+        feed: Feed,
+        reference: Tensor,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
@@ -61,13 +70,11 @@ class LensModule(pl.LightningModule):
         self.recipe, self.feed = recipe, feed
         self.augment = Augmenter(recipe.augment, feed.manifest.parameters, feed.targets, preprocess.view)
         self.train_loss = MeanMetric()
-        self.average: AveragedModel | None = None
-        if recipe.training.ema_decay:
-            blend = get_ema_multi_avg_fn(recipe.training.ema_decay)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(network, multi_avg_fn=blend, use_buffers=True)
-            self.average.requires_grad_(False)
+        self.average = averaged(network, recipe.training.ema_decay) if recipe.training.ema_decay else None
+        self.reference = reference
         if recipe.training.compile:
             network.trunk.compile()
+        self._changed = False  # by a resumed run, of its schedule
         self._parts: list[tuple[dict[str, Tensor], Batch]] = []
         self.outputs: tuple[dict[str, Tensor], Batch] | None = None
 
@@ -95,9 +102,20 @@ class LensModule(pl.LightningModule):
         torch.manual_seed(rng.integer(self.recipe.seed, "step", *key, self.global_rank))
         ready = {name: self._augmented(batch, name, *key) for name, batch in batches.items()}
         loss: Tensor = self.objective(self.network, ready)
+        self._check(loss, index)
         self.train_loss.update(loss.detach())
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
+
+    def _check(self, loss: Tensor, index: int) -> None:
+        """A loss that is no number ends the training. To ask a GPU takes its time, so that it is asked now and then."""
+        last = index + 1 == self.trainer.num_training_batches
+        if (loss.device.type == "cpu" or index % 20 == 0 or last) and not bool(torch.isfinite(loss)):
+            config = self.recipe.training
+            raise UserError(
+                f"epoch {self.current_epoch + 1}, step {index + 1} (seed {self.recipe.seed}): the loss is not finite; "
+                f"lower training.lr (it is {config.lr:g}) or set training.clip_norm; what earlier epochs wrote is kept"
+            )
 
     def _augmented(self, batch: Batch, source: str, *key: int) -> Batch:
         stream = "augment" if source == self.objective.sources[0] else f"augment/{source}"
@@ -105,9 +123,19 @@ class LensModule(pl.LightningModule):
         batch = batch._replace(image=self.inputs(batch))
         return self.augment(batch, generator, self.global_rank, self.trainer.world_size)
 
+    def on_train_epoch_start(self) -> None:
+        if self.recipe.training.freeze == "trunk":
+            self.network.trunk.eval()
+
     def on_train_batch_end(self, *_: Any) -> None:
         if self.average is not None:
-            self.average.update_parameters(self.network)
+            self.average.update(self.network, self.global_step)
+
+    def on_validation_start(self) -> None:
+        if self.average is not None:
+            parts = torch.split(self.reference, self.recipe.training.batch_size)
+            whole = (p.to(self.device).contiguous(memory_format=torch.channels_last) for p in parts)
+            estimate_statistics(self.evaluated, whole)
 
     def validation_step(self, batch: Batch, _: int) -> None:
         raw = {name: out.float() for name, out in self.evaluated(self.inputs(batch)).items()}
@@ -150,10 +178,27 @@ class LensModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.recipe.training
-        optimizer = make_optimizer([self.network, self.objective], config)
+        optimizer = make_optimizer(self.network, self.objective, config)
         steps = int(self.trainer.estimated_stepping_batches) // config.epochs
         schedule = SCHEDULES[config.schedule](optimizer, config, steps)
         return [optimizer], [{"scheduler": schedule, "interval": "step", "monitor": "loss"}]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["schedule"] = self._schedule()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._changed = checkpoint.get("schedule", self._schedule()) != self._schedule()
+        if self._changed:
+            checkpoint["lr_schedulers"] = []
+
+    def on_train_start(self) -> None:
+        if self._changed:
+            (made,) = self.trainer.lr_scheduler_configs
+            steps = int(self.trainer.estimated_stepping_batches) // self.recipe.training.epochs
+            made.scheduler = rescheduled(self.trainer.optimizers[0], self.recipe.training, steps, self.global_step)
+
+    def _schedule(self) -> dict[str, Any]:
+        return {name: getattr(self.recipe.training, name) for name in MAY_CHANGE if name != "patience"}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         # plateau advances where the validation loss is known, so that last.ckpt holds its state

@@ -1,6 +1,7 @@
 """Learning-rate schedules: each a function of (optimiser, configuration, steps in an epoch).
 
-All advance at every step, but `plateau`, which advances after every validation. `training.lr` is the peak.
+All advance at every step, but `plateau`, which advances after every validation. The peak is the optimiser's rate when
+the schedule is made: `training.lr`, the trunk's times `training.trunk_lr`.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ def _one_cycle(optimizer: Optimizer, config: recipe.Training, steps: int) -> LRS
     total = config.epochs * steps
     # a rise of less than one step would divide by zero
     rise = min(max(config.warmup, 1.5 / total), 0.9)
-    return OneCycleLR(optimizer, max_lr=config.lr, total_steps=max(total, 3), pct_start=rise)
+    return OneCycleLR(optimizer, max_lr=_peaks(optimizer), total_steps=max(total, 3), pct_start=rise)
 
 
 def _cyclic(optimizer: Optimizer, config: recipe.Training, steps: int) -> LRScheduler:
     """Triangles whose height halves (Smith 2017)."""
     half = max(config.cycle_epochs * steps // 2, 1)
-    return CyclicLR(optimizer, config.lr / 25, config.lr, step_size_up=half, mode="triangular2", cycle_momentum=False)
+    peaks = _peaks(optimizer)
+    low = [peak / 25 for peak in peaks]
+    return CyclicLR(optimizer, low, peaks, step_size_up=half, mode="triangular2", cycle_momentum=False)
 
 
 def _cosine_restarts(optimizer: Optimizer, config: recipe.Training, steps: int) -> LRScheduler:
@@ -58,6 +61,10 @@ SCHEDULES: dict[str, Callable[[Optimizer, recipe.Training, int], LRScheduler]] =
     "cosine_restarts": _cosine_restarts,
     "plateau": _plateau,
 }
+
+
+def _peaks(optimizer: Optimizer) -> list[float]:
+    return [group["lr"] for group in optimizer.param_groups]
 
 
 def _after_warmup(optimizer: Optimizer, schedule: LRScheduler, config: recipe.Training, steps: int) -> LRScheduler:

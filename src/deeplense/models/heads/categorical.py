@@ -18,6 +18,7 @@ class CategoricalHead(Head):
 
     Attributes:
         class_weight: (K,) weights of the classes in the loss, for data that are out of balance; None: all alike.
+        weigh_training: whether they hold in training too, and not only in validation.
     """
 
     metric_name = "accuracy"
@@ -25,7 +26,9 @@ class CategoricalHead(Head):
     def __init__(self, num_features: int, name: str, truths: Truths) -> None:
         super().__init__(num_features, len(truths.classes))
         self.name, self.classes = name, truths.classes
-        self.class_weight: Tensor | None = None
+        self.class_weight: Tensor | None
+        self.register_buffer("class_weight", None, persistent=False)
+        self.weigh_training = True
 
     def distribution(self, raw: Tensor) -> Categorical:
         return Categorical(logits=raw.float() / self.temperature)
@@ -34,7 +37,8 @@ class CategoricalHead(Head):
         return batch.label.clamp_min(0)[:, None], (batch.label >= 0)[:, None]
 
     def loss(self, raw: Tensor, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-        known, weight = batch.label >= 0, self.class_weight
+        known = batch.label >= 0
+        weight = self.class_weight if self.weigh_training or not self.training else None
         total = functional.cross_entropy(
             raw.float() / self.temperature,
             batch.label,
