@@ -24,8 +24,8 @@ class Batch(NamedTuple):
     """All that passes from data to training."""
 
     image: Tensor  # (B, C, H, W) float32, raw pixels in the dataset's unit
-    label: Tensor  # (B,) int64, index into the manifest's classes
-    target: Tensor  # (B,) float32, the regression target in its own unit; NaN where there is none
+    label: Tensor  # (B,) int64, index into the manifest's classes; -1 where there is none
+    params: Tensor  # (B, P) float32, a column for each of the manifest's parameters; NaN where it does not apply
     id: Tensor  # (B,) int64, position in the split
 
 
