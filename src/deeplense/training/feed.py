@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ class Feed:
         train, val: (rank, world_size) -> that process's loader.
         sample: batches of training images; the pre-processing is fitted on them.
         targets: values of the regression target among the training images; empty to classify.
+        fresh: every epoch has images of its own.
+        close: ends what the feed has started; a feed that is forgotten ends it too.
     """
 
     manifest: Manifest
@@ -49,6 +52,8 @@ class Feed:
     val: Callable[[int, int], Loader]
     sample: list[Tensor]
     targets: NDArray[np.float64]
+    fresh: bool = False
+    close: Callable[[], None] = lambda: None
 
 
 def make_feed(recipe: Recipe, data: str | Path, device: torch.device) -> Feed:
@@ -122,24 +127,31 @@ def _usable(labels: NDArray[np.int64], target: str | None) -> NDArray[np.int64]:
 
 
 def _simulated(recipe: Recipe, target: str | None, device: torch.device) -> Feed:
-    from deeplense.data.simulated import SimLoader  # the simulator, only when it is asked for
+    from deeplense.data.ahead import Share, ahead
+    from deeplense.data.simulated import Kept, SimLoader, SimStream  # the simulator, only when it is asked for
 
     config = recipe.training
-
-    def loader(stream: str, size: int, batches: int, rank: int, world_size: int, where: Any = device) -> Loader:
-        return SimLoader(recipe.simulation, recipe.seed, stream, size, batches, target, where, rank, world_size)
+    size, images = config.batch_size, config.batch_size * config.steps_per_epoch
+    wanted = [] if target is None else [target]
+    train = SimStream(recipe.simulation, recipe.seed, "train", size, wanted, device)
+    n = -(-SAMPLE // size) * size
+    start = time.perf_counter()
+    first = list(train.another(device="cpu").batches(Share(0, n)))  # the first epoch begins with these
+    seconds = (time.perf_counter() - start) / n * (config.epochs * images - n)
+    source = ahead(train, train.image, seconds) if device.type == "cpu" else train
+    # not more in a batch than VALIDATION_BATCH, and about as many in the last one as in the others
+    val = train.another(name="val", batch_size=-(-config.val_images // -(-config.val_images // VALIDATION_BATCH)))
 
     def train_loader(rank: int, world_size: int) -> Loader:
-        return loader("train", config.batch_size, config.steps_per_epoch, rank, world_size)
+        return SimLoader(source, images, rank, world_size, first)
 
     def val_loader(rank: int, world_size: int) -> Loader:
-        size = min(VALIDATION_BATCH, config.val_images)
-        return loader("val", size, -(-config.val_images // size), rank, world_size)
+        return Kept(SimLoader(val, config.val_images, rank, world_size))
 
-    first = loader("train", config.batch_size, -(-SAMPLE // config.batch_size), 0, 1, "cpu")
-    batches = list(first)
-    values = np.concatenate([b.target.double().numpy() for b in batches]) if target else np.empty(0)
-    images = [b.image for b in batches]
-    manifest: Manifest = first.manifest  # type: ignore[attr-defined]
-    n_train = config.batch_size * config.steps_per_epoch
-    return Feed(manifest, n_train, train_loader, val_loader, images, values)
+    manifest = train.manifest
+    manifest.splits = {"train": images, "val": config.val_images}
+    values = np.empty(0)
+    if target:
+        values = torch.cat([batch.params[:, manifest.parameter(target)] for batch in first]).double().numpy()
+    sample = [batch.image for batch in first]
+    return Feed(manifest.seal(), images, train_loader, val_loader, sample, values, True, source.close)
