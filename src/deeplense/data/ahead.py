@@ -69,6 +69,10 @@ class Ahead:
         RuntimeError: there is no shared memory for the ring.
     """
 
+    process: BaseProcess
+    _begun: bool  # it was told where to begin
+    _due: Share | None  # what it makes next
+
     def __init__(self, source: Source, image: tuple[int, int, int]) -> None:
         self.source, self.batch_size = source, source.batch_size
         # a block comes all at once: the network works on it while the next one is made
@@ -82,7 +86,7 @@ class Ahead:
             if self._begun:
                 self.close()
                 self._start()
-            self._pipe.send(share)
+            self._send(share)
             self._begun = True
         self._due = None  # of one that is left half-way
         return self._received(share)
@@ -102,18 +106,21 @@ class Ahead:
         there.close()
         self._end = weakref.finalize(self, _end, self.process, self._pipe)
         self._begun = False
-        self._due: Share | None = None  # what the process makes next
+        self._due = None
 
     def _received(self, share: Share) -> Iterator[Batch]:
         for first in range(share.start * self.batch_size, share.images, self.batch_size):
             slot, *rest = self._receive()
             columns = [torch.from_numpy(column) for column in rest]
             image = self._ring[slot, : len(columns[0])].clone()
-            with contextlib.suppress(OSError):  # when it has died, the next batch tells why
-                self._pipe.send(slot)
+            self._send(slot)
             if first + self.batch_size >= share.images:
                 self._due = share._replace(epoch=share.epoch + 1, start=0)
             yield Batch(image, *columns)
+
+    def _send(self, what: Share | int) -> None:
+        with contextlib.suppress(OSError):  # when it has died, the next batch tells why
+            self._pipe.send(what)
 
     def _receive(self) -> Any:
         try:
