@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -66,11 +65,6 @@ def test_a_dataset_is_what_the_recipe_says(whole: Path) -> None:
         assert bool(torch.isfinite(images).all())
         assert len({bytes(i.numpy().tobytes()) for i in images}) == n  # never the same image twice
     assert len(ids) == sum(TINY["splits"].values())
-
-
-def test_two_workers_write_the_same_bytes_as_one(whole: Path, tmp_path: Path) -> None:
-    out = simulate(TINY, tmp_path / "two", workers=2)
-    assert content(out) == content(whole)
 
 
 def test_per_class_and_splits(tmp_path: Path) -> None:
@@ -327,21 +321,6 @@ def test_what_a_failing_shard_says_comes_through_and_a_new_run_goes_on(
     assert "wrote" in capsys.readouterr().out
     cli.main([*arguments[:3], str(tmp_path / "whole"), *arguments[4:]])
     assert content(tmp_path / "o") == content(tmp_path / "whole")
-
-
-def test_a_worker_that_dies_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from concurrent.futures import Future
-    from concurrent.futures.process import BrokenProcessPool
-
-    class Dying:
-        def submit(self, *_: object) -> Future[Any]:
-            future: Future[Any] = Future()
-            future.set_exception(BrokenProcessPool("A process in the process pool was terminated abruptly"))
-            return future
-
-    dying = pools.Pool(Dying(), lambda: 2)  # type: ignore[arg-type]
-    monkeypatch.setattr(pools, "processes", lambda _: contextlib.nullcontext(dying))
-    fails("o: a worker died, perhaps for lack of memory; run again with fewer --workers", tmp_path / "o", workers=2)
 
 
 def test_no_scheduler_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

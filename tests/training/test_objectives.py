@@ -16,8 +16,8 @@ from deeplense.errors import UserError
 from deeplense.models.network import Network
 from deeplense.recipe import Recipe, Training
 from deeplense.training import fit
-from deeplense.training.feed import Cycled
 from deeplense.training.objectives import OBJECTIVES, Supervised
+from deeplense.training.sources import Cycled
 
 SEEN: list[tuple[int, int]] = []
 

@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import BrokenExecutor
 from importlib import metadata
@@ -136,7 +137,7 @@ def parameters(world: World) -> list[Parameter]:
 
 def make_shard(task: Task) -> Shard:
     """Make one shard, or take the one that is there (it is whole, and can be no other)."""
-    path = Path(task.folder) / f"{task.split}-{task.number:05d}.h5"
+    path = _path(task)
     if path.exists():
         return Shard(path.name, task.split, task.n, schema.sha256(path))
     recipe, world = _world(json.dumps(task.tree))
@@ -146,7 +147,7 @@ def make_shard(task: Task) -> Shard:
         start = k * rng.BLOCK
         n = min(rng.BLOCK, task.n - start)
         number = task.number * SHARD_BLOCKS + k
-        block = observe_block(world, recipe.seed, task.split, number, n, task.device, task.engine)
+        block = _block(world, recipe.seed, task.split, number, n, task.device, task.engine)
         images[start : start + n] = block.images.cpu().numpy()
         rest.append(block[1:])
     labels, truth, index, tables = zip(*rest, strict=True)
@@ -156,6 +157,13 @@ def make_shard(task: Task) -> Shard:
     return store.write_shard(
         folder, task.split, task.number, images, np.concatenate(labels), np.concatenate(truth), ids, halos
     )
+
+
+def _path(task: Task) -> Path:
+    return Path(task.folder) / f"{task.split}-{task.number:05d}.h5"
+
+
+_block = functools.lru_cache(1)(observe_block)
 
 
 @functools.lru_cache(1)
@@ -207,7 +215,7 @@ def _run(tasks: list[Task], workers: int, cluster: str | None, out: Path) -> lis
         raise UserError(f"{out}: a worker died, perhaps for lack of memory; run again with fewer --workers") from error
     except KeyboardInterrupt:
         bar.close()
-        there = sum((out / f"{t.split}-{t.number:05d}.h5").exists() for t in tasks)
+        there = sum(_path(task).exists() for task in tasks)
         print(f"\nstopped; the same command continues after {there} of {len(tasks)} shards ({out})")
         raise
     finally:
@@ -228,11 +236,28 @@ def _made(
                 yield from pools.finished(pool, there, tasks)
         finally:
             mark.unlink(missing_ok=True)
-    elif workers == 1 or len(tasks) == 1:
+    elif _alone(tasks, workers):
         yield from ((k, make_shard(task)) for k, task in enumerate(tasks))
     else:
         with pools.processes(min(workers, len(tasks))) as pool:
             yield from pools.finished(pool, make_shard, tasks)
+
+
+def _alone(tasks: list[Task], workers: int) -> bool:
+    """Whether this process has made all shards before others, which must start first, would have.
+
+    The first block that is missing tells; it is not made again here.
+    """
+    missing = [task for task in tasks if not _path(task).exists()]
+    workers = min(workers, len(missing))
+    if workers <= 1:
+        return True
+    first = missing[0]
+    recipe, world = _world(json.dumps(first.tree))
+    n, start = min(rng.BLOCK, first.n), time.perf_counter()
+    _block(world, recipe.seed, first.split, first.number * SHARD_BLOCKS, n, first.device, first.engine)
+    seconds = (time.perf_counter() - start) / n * sum(task.n for task in missing)
+    return seconds * (1 - 1 / workers) < pools.START
 
 
 def _splits(recipe: Recipe, text: str | None, per_class: int | None, classes: int) -> dict[str, int]:

@@ -26,7 +26,8 @@ from concurrent.futures import (
 )
 from importlib import metadata
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from multiprocessing import resource_tracker
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -38,6 +39,7 @@ R = TypeVar("R")
 AHEAD = 3  # tasks handed out for each that can run at a time
 PACKAGE = "deeplense"
 CONNECT = 8.0  # s, to wait for a scheduler's answer
+START = 4.0  # s, that a process of this machine takes before its first image, nearly all of it imports
 
 
 class Pool(NamedTuple):
@@ -53,7 +55,7 @@ def finished(pool: Pool, function: Callable[[T], R], tasks: Sequence[T]) -> Iter
     left = iter(enumerate(tasks))
     try:
         while True:
-            with _without_interrupts():
+            with starting():
                 for k, task in islice(left, max(0, AHEAD * pool.slots() - len(futures))):
                     futures[pool.executor.submit(function, task)] = k
             if not futures:
@@ -160,16 +162,25 @@ def _end_with(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Processes started here never see Ctrl-C, which a terminal sends to all: they end the shard that they are at."""
+def starting() -> Iterator[None]:
+    """Where processes are started: they see neither Ctrl-C nor the caller's script.
+
+    A terminal sends Ctrl-C to all; these end with their parent, or with the shard that they are at. The script would
+    be run again in each of them, and start others, where it lacks an `if __name__ == "__main__"`.
+    """
+    resource_tracker.ensure_running()  # it is started with the first process, and would take the mask away again
     pressed: list[int] = []
     main = threading.current_thread() is threading.main_thread()
     # the mask is what they inherit; the handler is for other threads of this process, which the mask leaves open
     handler = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number)) if main else None
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    script = vars(sys.modules["__main__"])
+    named: dict[str, Any] = {name: script[name] for name in ("__file__", "__spec__") if name in script}
+    script.update(dict.fromkeys(named))
     try:
         yield
     finally:
+        script.update(named)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if main:
             signal.signal(signal.SIGINT, handler)

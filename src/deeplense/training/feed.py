@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from deeplense.data.store import Dataset
 from deeplense.errors import UserError
 from deeplense.models.heads import Target, task_heads
 from deeplense.recipe import Recipe
-from deeplense.training.objectives import LABELLED, OBJECTIVES
+from deeplense.training import sources
+from deeplense.training.objectives import LABELLED
 
 SAMPLE = 1024  # images that the pre-processing is fitted on
 VALIDATION_BATCH = 256
@@ -44,6 +45,7 @@ class Feed:
         targets: parameters that the heads regress.
         labels: (N,) and params: (N, P): truths among the training images.
         simulation: the world that the images come from, if known.
+        close: ends what the feed has started; a feed that is forgotten ends it too.
     """
 
     manifest: Manifest
@@ -56,6 +58,7 @@ class Feed:
     labels: NDArray[np.int64]
     params: NDArray[np.float64]
     simulation: recipe.Simulation | None
+    close: Callable[[], None] = lambda: None
 
     def target(self, name: str) -> Target:
         """Scaling of a target: by its prior where that is uniform or normal, else by the training values.
@@ -107,73 +110,19 @@ def make_feed(recipe: Recipe, data: str | Path, device: torch.device) -> Feed:
         UserError: no such dataset or split, no such target, or fewer than two classes to tell apart.
     """
     wanted = Wanted(recipe.task)
-    extra = _extra(recipe)
-    feed = _simulated(recipe, wanted, device) if str(data) == "sim" else _stored(recipe, wanted, Path(data))
+    extra = sources.wanted(recipe)
+    if str(data) == "sim":
+        from deeplense.training.fresh import fresh_feed  # the simulator, only when it is asked for
+
+        feed = fresh_feed(recipe, wanted, device)
+    else:
+        feed = _stored(recipe, wanted, Path(data))
     if wanted.classes and len(feed.manifest.classes) < 2:
         known = ", ".join(feed.manifest.classes) or "none"
         raise UserError(f"{data}: to classify takes two classes, it has: {known}; set task.kind=regress or add one")
     if extra:
-        _add(feed, recipe, extra, device)
+        sources.add(feed, recipe, extra, device)
     return feed
-
-
-def _extra(recipe: Recipe) -> dict[str, str]:
-    """The sources beside `--data` that the objective wants, as the recipe gives them."""
-    needed = OBJECTIVES[recipe.training.objective].sources[1:]  # type: ignore[attr-defined]
-    given = recipe.training.sources
-    for name in given:
-        if name not in needed:
-            raise UserError(
-                f"training.sources.{name}: objective '{recipe.training.objective}' takes "
-                f"{', '.join(needed) or f'none beside {LABELLED}, which --data gives'}"
-            )
-    if absent := [name for name in needed if name not in given]:
-        raise UserError(f"training.sources.{absent[0]} is missing: name a dataset, or sim")
-    return {name: given[name] for name in needed}
-
-
-def _add(feed: Feed, recipe: Recipe, sources: Mapping[str, str], device: torch.device) -> None:
-    """Loaders of further sources, each as long as the first one's; every image of theirs is used."""
-    first = feed.train
-
-    def train(rank: int, world_size: int) -> dict[str, Loader]:
-        found = first(rank, world_size)
-        n = len(found[LABELLED])
-        size = recipe.training.batch_size
-        for name, where in sources.items():
-            if where == "sim":
-                found[name] = _sim_loader(recipe, name, size, n, None, device, rank, world_size)
-                continue
-            split = Dataset(where).split("train")
-            loader = StoredLoader(split, size, True, rng.integer(recipe.seed, name), True, rank, world_size)
-            found[name] = Cycled(loader, n)
-        return found
-
-    train(0, 1)  # what is wrong is found now
-    feed.train = train
-
-
-class Cycled:
-    """A loader shortened or repeated to `n` batches; no epoch repeats the order of another."""
-
-    def __init__(self, loader: Loader, n: int) -> None:
-        self.loader, self.n, self.epoch = loader, n, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __iter__(self) -> Iterator[Batch]:
-        left, rounds = self.n, -(-self.n // len(self.loader))
-        for k in range(rounds):
-            self.loader.set_epoch(self.epoch * rounds + k)
-            for batch in self.loader:
-                if not left:
-                    return
-                left -= 1
-                yield batch
 
 
 def _stored(recipe: Recipe, wanted: Wanted, folder: Path) -> Feed:
@@ -223,53 +172,3 @@ def _world_of(manifest: Manifest) -> recipe.Simulation | None:
         return None if tree is None else config.build(recipe.Simulation, tree, "simulation")
     except UserError:
         return None
-
-
-def _simulated(recipe: Recipe, wanted: Wanted, device: torch.device) -> Feed:
-    config = recipe.training
-    targets = [] if wanted.classes else wanted.targets  # every image has a class
-
-    def train_loaders(rank: int, world_size: int) -> dict[str, Loader]:
-        size, n = config.batch_size, config.steps_per_epoch
-        return {LABELLED: _sim_loader(recipe, "train", size, n, targets, device, rank, world_size)}
-
-    def val_loader(rank: int, world_size: int) -> Loader:
-        size = min(VALIDATION_BATCH, config.val_images)
-        loader: Loader = _sim_loader(
-            recipe, "val", size, -(-config.val_images // size), targets, device, rank, world_size
-        )
-        return loader
-
-    first = _sim_loader(recipe, "train", config.batch_size, -(-SAMPLE // config.batch_size), targets, "cpu", 0, 1)
-    batches = list(first)
-    params = np.concatenate([b.params.double().numpy() for b in batches])
-    images = [b.image for b in batches]
-    labels = np.concatenate([b.label.numpy() for b in batches])
-    n_train = config.batch_size * config.steps_per_epoch
-    return Feed(
-        first.manifest,
-        n_train,
-        True,
-        train_loaders,
-        val_loader,
-        images,
-        wanted.targets,
-        labels,
-        params,
-        recipe.simulation,
-    )
-
-
-def _sim_loader(
-    recipe: Recipe,
-    stream: str,
-    size: int,
-    batches: int,
-    targets: Sequence[str] | None,
-    device: Any,
-    rank: int,
-    world_size: int,
-) -> Any:
-    from deeplense.data.simulated import SimLoader  # the simulator, only when it is asked for
-
-    return SimLoader(recipe.simulation, recipe.seed, stream, size, batches, targets or (), device, rank, world_size)

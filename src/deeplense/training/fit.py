@@ -93,6 +93,8 @@ def train(
             # Lightning's way of passing Ctrl-C on
             if not keeper.interrupted:
                 raise
+        finally:
+            feed.close()
     if keeper.interrupted:
         print(f"\nstopped; the same command with --resume continues from epoch {len(keeper.history)} ({out})")
         raise KeyboardInterrupt
