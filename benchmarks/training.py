@@ -79,7 +79,9 @@ def watched(epochs: list[list[tuple[float, float]]], *arguments: Any) -> Feed:
     """The feed, with its training batches timed."""
     made = feed.make_feed(*arguments)
     train = made.train
-    made.train = lambda rank, world_size: Watched(train(rank, world_size), epochs)
+    made.train = lambda rank, world_size: {
+        name: Watched(loader, epochs) for name, loader in train(rank, world_size).items()
+    }
     return made
 
 
