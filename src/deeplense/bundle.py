@@ -194,7 +194,7 @@ def load(path: str | Path, device: str = "auto") -> Bundle:
 
 
 def _rebuild(about: dict[str, Any]) -> Bundle:
-    made = config.load_recipe(about["recipe"])
+    made = config.build(Recipe, about["recipe"], "recipe")
     image = ImageInfo(**about["image"])
     target = Target(**about["target"]) if about["target"] else None
     preprocess = Preprocessor(made.preprocess, image)

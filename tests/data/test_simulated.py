@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -143,9 +144,10 @@ def test_an_unknown_target_names_the_nearest(recipe: Recipe) -> None:
 
 
 def test_a_world_that_makes_no_sense_is_refused(recipe: Recipe) -> None:
-    wrong = config.load_recipe(RECIPE, ["simulation.size=3"])
-    with pytest.raises(UserError, match="too few"):
-        loader(wrong.simulation)
+    wrong = copy.deepcopy(recipe.simulation)
+    wrong.size = 3
+    with pytest.raises(UserError, match=r"simulation\.size is 3; it must lie in"):
+        loader(wrong)
 
 
 def test_the_manifest_is_that_of_a_dataset_without_shards(recipe: Recipe, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_bad_kernel_is_named_in_one_line(tmp_path: Path, content: NDArray[np.f
         ({"moffatt": [0.7, 3]}, "did you mean 'moffat'"),
         ({"moffat": 0.7}, "moffat: \\[fwhm, beta\\]"),
         ({"moffat": [0.7, 1.0]}, "beta 1 must be above 1"),
-        ({"gaussian": -0.1}, "must be positive"),
+        ({"gaussian": -0.1}, r"the FWHM -0.1 must lie in \[0.001, 100\] arcsec"),
         ({"gaussian": "wide"}, "takes numbers"),
         ({"gaussian": 0.1, "moffat": [0.1, 3]}, "give one of"),
         ({"kernels": "nowhere"}, "no such file or folder"),

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from deeplense.data.store import Split
-from deeplense.evaluation.plots import INK, MUTED, styled
+from deeplense.evaluation.plots import INK, MUTED, plain, styled
 from deeplense.evaluation.scores import Scores
 
 COLUMNS = 6
@@ -86,7 +86,7 @@ def gallery(rows: Sequence[Row], scores: Scores, split: Split, classes: Sequence
             )
             text = f"{_short(split.ids[position])}\n{_caption(scores, int(n), classes)}"
             style: dict[str, Any] = {"fontsize": 7, "ha": "center", "va": "top", "linespacing": 1.35}
-            axes.text(0.5, -0.04, text, transform=axes.transAxes, **style)
+            axes.text(0.5, -0.04, plain(text), transform=axes.transAxes, **style)
     return figure
 
 

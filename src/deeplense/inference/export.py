@@ -35,6 +35,7 @@ from deeplense.data.transforms import Preprocessor
 from deeplense.errors import UserError
 from deeplense.inference import parity
 from deeplense.models.heads import head_for
+from deeplense.recipe import Recipe
 
 FORMAT = 1
 KEY = "deeplense"  # of the metadata
@@ -63,7 +64,7 @@ class OnnxBundle(Bundle):
             raise UserError(f"{path}: not an ONNX file of deeplense; give one that `deeplense export` wrote")
         if about.get("format") != FORMAT:
             raise UserError(f"{path}: export format {about.get('format')}, not {FORMAT}; export it again")
-        recipe = config.load_recipe(about["recipe"])
+        recipe = config.build(Recipe, about["recipe"], "recipe")
         target = Target(**about["target"]) if about["target"] else None
         head = head_for(recipe.task, about["classes"], target)
         head.temperature.fill_(about["temperature"])
