@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from deeplense import config
+from deeplense import config, trees
 from deeplense.data import schema
 from deeplense.data.familiarity import Familiarity
 from deeplense.data.schema import ImageInfo
@@ -167,7 +167,7 @@ def load(path: str | Path, device: str = "auto") -> Bundle:
         raise UserError(f"{path}: no such bundle; give the bundle.safetensors that training wrote")
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("deeplense", "null"))
+            about = trees.read_json((file.metadata() or {}).get("deeplense", "null"), "its metadata")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: damaged, or no bundle ({error}); copy it again or train again") from error

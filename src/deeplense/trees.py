@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -101,17 +102,27 @@ def read_yaml(text: str, where: str) -> Any:
 
 
 def read_json(text: str | bytes, where: str) -> Any:
-    """The tree in a text of JSON, of any size: JSON has no aliases, so a tree is no larger than its text.
+    """The tree in a text of JSON that holds a recipe among others, of any size: JSON has no aliases.
 
     Raises:
         UserError: not JSON, or nested too deeply.
     """
     try:
-        return json.loads(text)
+        tree = json.loads(text)
+        level = [tree]
+        for _ in range(2 * DEEPEST):
+            level = [v for node in level if isinstance(node, dict | list) for v in _below(node)]
+            if not level:
+                return tree
+        raise RecursionError
     except RecursionError as error:
         raise UserError(f"{where}: not valid JSON (nested too deeply)") from error
     except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise UserError(f"{where}: not valid JSON ({' '.join(str(error).split())[:200]})") from error
+
+
+def _below(node: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return node.values() if isinstance(node, dict) else node
 
 
 class Loader(yaml.SafeLoader):

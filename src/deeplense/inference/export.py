@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deeplense import config
+from deeplense import config, trees
 from deeplense.bundle import Bundle, Target, load
 from deeplense.data import schema
 from deeplense.data.familiarity import Familiarity
@@ -57,7 +57,7 @@ class OnnxBundle(Bundle):
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         session = _session(Path(path), threads)
         try:
-            about = json.loads(session.get_modelmeta().custom_metadata_map.get(KEY, "null"))
+            about = trees.read_json(session.get_modelmeta().custom_metadata_map.get(KEY, "null"), str(path))
         except ValueError:
             about = None
         if not isinstance(about, dict):
