@@ -110,7 +110,11 @@ def set_path(tree: Tree, path: str, value: Any) -> None:
 def _read(source: str | Path) -> Tree:
     names = shipped()
     path = names.get(str(source), Path(source))
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # too long for a name, or a byte that no name has
+        there = False
+    if not there:
         raise UserError(
             f"no recipe {brief(str(source))}: neither a file nor a shipped recipe; {nearest(str(source), names)}"
         )

@@ -128,17 +128,20 @@ def _below(node: dict[str, Any] | list[Any]) -> Iterable[Any]:
 class Loader(yaml.SafeLoader):
     """YAML 1.1 reads 1e12 as a string, where recipes mean the number; and they know no dates."""
 
-    aliases = 0
+    aliases = nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.aliases += self.check_event(yaml.AliasEvent)
         if self.aliases > ALIASES:
             raise yaml.MarkedYAMLError(problem=f"more than {ALIASES} aliases")
+        self.nodes += 1
+        if self.nodes > 2 * MOST:  # keys and values
+            raise yaml.MarkedYAMLError(problem=f"more than {MOST:,} values")
         return super().compose_node(parent, index)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
-        if len(node.value) > MOST:  # '<<' of what itself has '<<' multiplies
+        if len(node.value) > MOST:  # in PyYAML before 6.0.4 '<<' of what itself has '<<' multiplies
             raise yaml.MarkedYAMLError(problem=f"a mapping of more than {MOST:,} keys")
 
 

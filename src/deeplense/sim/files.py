@@ -46,7 +46,7 @@ def find_files(path: str, where: str, remedy: str = "") -> tuple[File, ...]:
         root = Path(path).expanduser()
         found = list(islice(_within(root), MOST + 1)) if root.is_dir() else [root] if root.exists() else None
     except (OSError, ValueError, RuntimeError) as error:  # no name of a file, or no home of that user
-        raise UserError(f"{where}: no such file or folder: {brief(path)} ({error})") from error
+        raise UserError(f"{where}: no such file or folder: {brief(path)} ({type(error).__name__})") from error
     if found is None:
         raise UserError(f"{where}: no such file or folder: {brief(path)[1:-1]}{remedy}")
     if len(found) > MOST:
