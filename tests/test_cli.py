@@ -249,7 +249,7 @@ def test_overrides_stand_anywhere(tmp_path: Path) -> None:
         ("simulate quickstart --out OUT simulation.classes.cdm.numbr=3", "did you mean 'number'"),
         ("simulate quickstart --out /proc/none/x --per-class 1", "cannot write there"),
         ("import nowhere --out OUT", "nowhere: no such file or folder"),
-        ("info nothing", "no recipe 'nothing'"),
+        ("info nothing", "nothing: no dataset, bundle or recipe of this name"),
         ("info quickstart --verify", "--verify checks a dataset"),
         ("show quickstart --out lens.doc", "not a kind of picture"),
         ("show quickstart --out /proc/none/x.png", "No such file|cannot write"),

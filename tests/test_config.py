@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import sys
-import types
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeplense import config
+from deeplense import config, trees
 from deeplense.errors import UserError
 from deeplense.recipe import Recipe, Training
 from deeplense.sim.world import World
@@ -101,10 +98,10 @@ def test_an_unknown_key_in_yaml_is_named_by_its_dotted_path(tmp_path: Path, text
         ({"training": 3}, "recipe.training must be a mapping of keys, not 3"),
         ({"simulation": {"lens": {"theta_E": [1, 2]}}}, r"recipe.simulation.lens.theta_E is \[1, 2\]"),
         ({"simulation": {"noise": "twice"}}, "recipe.simulation.noise is 'twice'"),
-        ({"splits": {"train": "all"}}, "recipe.splits is {'train': 'all'}"),
+        ({"splits": {"train": "all"}}, "recipe.splits.train is 'all', but should be int"),
         ({"splits": None}, "recipe.splits is null"),
         ({"name": 3}, "recipe.name is 3, but should be str"),
-        ({"seed": -1}, "recipe.seed is -1; it must not be negative"),
+        ({"seed": -1}, r"recipe.seed is -1; it must lie in \[0, "),
         ({"simulation": {"classes": {False: {"population": "none"}}}}, "classes has the key False; .* quotes"),
         ({1: 2}, "recipe has no key '1'"),
         ({"base": ["model_2"]}, r"base is \['model_2'\]"),
@@ -225,21 +222,12 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path: Path) -> 
     fails("neither a file nor a shipped recipe", tmp_path)
 
 
-def test_lookup_takes_a_name_or_a_class_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lookup_takes_a_name_and_imports_nothing() -> None:
     registry = {"one": 1}
     assert config.lookup(registry, "one", "thing") == 1
-    assert config.lookup(registry, "collections:OrderedDict", "thing") is OrderedDict
-    module = types.ModuleType("my_lenses")
-    module.Mine = Recipe  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "my_lenses", module)
-    assert config.lookup(registry, "my_lenses:Mine", "thing") is Recipe
-    write(tmp_path, "class Broken(:\n", "my_broken_lenses.py")
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("my_broken_lenses:Broken", "no_such_module_at_all:Thing", "collections:NoSuchThing", ":Thing"):
-        with pytest.raises(UserError, match=r"thing .* cannot be imported"):
+    for name in ("oen", "collections:OrderedDict"):
+        with pytest.raises(UserError, match=rf"no thing '{name}'.*\(known: one\)"):
             config.lookup(registry, name, "thing")
-    with pytest.raises(UserError, match=r"no thing 'oen'; did you mean 'one'\? \(known: one\)"):
-        config.lookup(registry, "oen", "thing")
 
 
 def test_build_checks_any_dataclass() -> None:
@@ -256,7 +244,8 @@ names = st.one_of(
 )
 numbers = st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(10**9), 10**9))
 priors = st.one_of(
-    numbers, st.dictionaries(st.sampled_from(["uniform", "normal"]), st.lists(numbers), min_size=1, max_size=1)
+    st.floats(-1000, 1000) | st.integers(-1000, 1000),
+    st.dictionaries(st.sampled_from(["uniform", "normal"]), st.lists(numbers), min_size=1, max_size=1),
 )
 
 
@@ -274,14 +263,14 @@ def test_any_recipe_survives_being_written_and_read(
     name: str, description: str, seed: int, lr: float, prior: Any, splits: dict[str, int], target: str | None
 ) -> None:
     recipe = Recipe(name=name, description=description, seed=seed, splits=splits)
-    recipe.training.lr = float(lr)
-    recipe.simulation.source.R_sersic = prior
+    recipe.tuning.space = {"training.lr": {"choice": [lr]}}
+    recipe.simulation.source.center_x = prior
     recipe.task.target = target
     tree = config.to_tree(recipe)
     assert tree == dataclasses.asdict(recipe)
     text = config.dump(recipe)
     assert text == config.dump(tree)
-    read = yaml.load(text, config._Loader)
+    read = trees.read_yaml(text, "text")
     assert read == tree
     assert config.load_recipe(read) == recipe
 

@@ -28,6 +28,7 @@ _WHERE = {
     "benchmark": "deeplense.benchmark",
     "load": "deeplense.bundle",
     "load_recipe": "deeplense.config",
+    "allowed": "deeplense.allow",
     "UserError": "deeplense.errors",
 }
 __all__ = ["__version__", *_WHERE]

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from deeplense import config, format_1
+from deeplense import config, format_1, trees
 from deeplense.answers import ANSWERS, Prediction, output_name
 from deeplense.data import schema
 from deeplense.data.familiarity import Familiarity
@@ -202,7 +202,7 @@ def load(path: str | Path, device: str = "auto") -> Bundle:
         raise UserError(f"{path}: no such bundle; give the bundle.safetensors that training wrote")
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("deeplense", "null"))
+            about = trees.read_json((file.metadata() or {}).get("deeplense", "null"), "its metadata")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged, or no bundle ({error}); copy it again or train again") from error
@@ -231,7 +231,7 @@ def load(path: str | Path, device: str = "auto") -> Bundle:
 
 
 def _rebuild(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> Bundle:
-    made = config.load_recipe(about["recipe"])
+    made = config.build(Recipe, about["recipe"], "recipe")
     image = schema.image_info(about["image"])
     parameters = [Parameter(**p) for p in about["parameters"]]
     simulation = about["simulation"] and config.build(Simulation, about["simulation"], "simulation")

@@ -25,6 +25,7 @@ class Verb:
         positional: its positional arguments, "+" or "*" after the name for one or more, none or more.
         lists: options that take several values.
         skip: arguments of the function that the command line does not offer.
+        allow: whether it makes worlds or networks, whose classes may be of the user's own.
     """
 
     where: str
@@ -32,6 +33,7 @@ class Verb:
     positional: tuple[str, ...]
     lists: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
+    allow: bool = True
 
     def load(self) -> Callable[..., Any]:
         module, _, name = self.where.partition(":")
@@ -49,6 +51,7 @@ VERBS = {
         "deeplense.data.importing:import_dataset",
         "deeplense import lenses.zip --out runs/lenses --splits train=0.8,test=0.2",
         ("source",),
+        allow=False,
     ),
     "info": Verb("deeplense.evaluation.info:info", "deeplense info runs/data --verify", ("source",)),
     "show": Verb(
@@ -56,7 +59,9 @@ VERBS = {
         "deeplense show runs/data --id test-00000002 --out lens.png",
         ("source",),
     ),
-    "audit": Verb("deeplense.evaluation.audit:audit", "deeplense audit runs/data --out runs/audit", ("dataset",)),
+    "audit": Verb(
+        "deeplense.evaluation.audit:audit", "deeplense audit runs/data --out runs/audit", ("dataset",), allow=False
+    ),
     "train": Verb(
         "deeplense.training.fit:train",
         "deeplense train quickstart --data runs/data --out runs/first training.lr=0.002",
@@ -116,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> None:
+    from deeplense.allow import allowed
     from deeplense.config import lookup
 
     name, rest = arguments[0], arguments[1:]
@@ -126,7 +132,8 @@ def _run(arguments: list[str]) -> None:
     values = vars(
         parser.parse_args(_ordered([_underscored(word) for word in rest], flags, "overrides*" in verb.positional))
     )
-    function(**{k: v for k, v in values.items() if k in _names(parser)})
+    with allowed(*(values.pop("allow", None) or ())):
+        function(**{k: v for k, v in values.items() if k in _names(parser)})
 
 
 def _parser(name: str, verb: Verb, function: Callable[..., Any], flags: list[str]) -> ArgumentParser:
@@ -147,6 +154,13 @@ def _parser(name: str, verb: Verb, function: Callable[..., Any], flags: list[str
         parser.add_argument(f"--{option}", nargs="+", default=[])
     for flag in flags:
         parser.add_argument(f"--{flag}", action="store_true")
+    if verb.allow:
+        parser.add_argument(
+            "--allow",
+            action="append",
+            metavar="MODULE",
+            help="a module of yours whose classes a recipe may name; may be given several times",
+        )
     known: set[str | int] = {a.rstrip("+*?") for a in verb.positional}
     known.update(verb.lists, verb.skip, flags)
     parser.add_function_arguments(function, skip=known, as_group=False)

@@ -3,78 +3,42 @@
 A recipe may start from another (`base: legacy/model_2`) and state only what differs. Sections merge; values, priors
 and free mappings (classes, splits, search space) are replaced whole. A dotted key (`simulation.classes.cdm.number: 25`)
 reaches inside those too, in YAML as on the command line.
+
+What a file may hold is in `trees.py`, what a field takes in `typed.py`, whose code a recipe may run in `allow.py`.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import difflib
-import functools
-import importlib
-import re
-import types
 import typing
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
-from deeplense.errors import UserError
+from deeplense import trees
+from deeplense.errors import UserError, brief, nearest
 from deeplense.recipe import Recipe
+from deeplense.typed import build, dataclass_in, fields, optional
+
+__all__ = ["Tree", "build", "dump", "load_recipe", "lookup", "nearest", "set_path", "shipped", "to_tree"]
 
 T = TypeVar("T")
 Tree = dict[str, Any]
 
-
-def nearest(key: str, known: typing.Iterable[str]) -> str:
-    """The rest of an error message: `; did you mean 'x'?` and the known keys."""
-    known = list(known)
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}(known: {', '.join(known)})"
+BASES = 16  # recipes that may stand one on another
 
 
-def lookup(registry: typing.Mapping[str, T], name: str, what: str) -> T | Any:
-    """`registry[name]`, or the class that `my_package.module:Class` names.
+def lookup(registry: typing.Mapping[str, T], name: str, what: str) -> T:
+    """`registry[name]`.
 
     Raises:
-        UserError: no such name (the nearest is named), or the import fails.
+        UserError: no such name (the nearest is named).
     """
-    if name in registry:
-        return registry[name]
-    if ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-            raise UserError(f"{what} '{name}' cannot be imported: {error}") from error
-    raise UserError(f"no {what} '{name}'; {nearest(name, registry)}")
-
-
-def build(cls: type[T], tree: Tree, where: str) -> T:
-    """An instance of the dataclass `cls` from a mapping, with types checked.
-
-    Raises:
-        UserError: an unknown key or a value of the wrong type, named by its dotted path below `where`.
-    """
-    _check_keys(cls, tree, where)
-    parser = _parser(typing.cast(Any, cls))
-    try:
-        return typing.cast(T, parser.instantiate_classes(parser.parse_object({"it": tree})).it)
-    except (ArgumentError, TypeError, ValueError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"{where}: {_blame(cls, tree, where) or ' '.join(lines)[:300]}") from error
-
-
-@functools.lru_cache
-def _parser(hint: Any) -> ArgumentParser:
-    """A parser of one value; to make it takes longer than to use it."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--it", type=hint)
-    return parser
+    if name not in registry:
+        raise UserError(f"no {what} {brief(name)}; {nearest(name, registry)}")
+    return registry[name]
 
 
 def shipped() -> dict[str, Path]:
@@ -91,22 +55,19 @@ def load_recipe(source: str | Path | Tree, overrides: typing.Sequence[str] = ())
         overrides: `key.sub=value` strings, values in YAML.
 
     Raises:
-        UserError: no such recipe, bad YAML, unknown key (nearest named) or wrong type.
+        UserError: no such recipe, bad YAML, unknown key (nearest named), wrong type, or a number out of its range.
     """
-    tree = source if isinstance(source, dict) else _read(source)
-    tree = _resolve(tree, str(source) if not isinstance(source, dict) else "recipe")
+    if isinstance(source, dict):
+        trees.check_plain(source, "recipe")
+        tree = _resolve(source, "recipe")
+    else:
+        tree = _resolve(_read(source), str(source))
     for text in overrides:
         path, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"'{text}' is not an override; write key.sub=value")
-        try:
-            set_path(tree, path, yaml.load(value, _Loader))
-        except yaml.YAMLError as error:
-            raise UserError(f"'{text}': not valid YAML: {' '.join(str(error).split())}") from error
-    recipe = build(Recipe, tree, "recipe")
-    if recipe.seed < 0:
-        raise UserError(f"recipe.seed is {recipe.seed}; it must not be negative")
-    return recipe
+            raise UserError(f"{brief(text)} is not an override; write key.sub=value")
+        set_path(tree, path, trees.read_yaml(value, brief(text)))
+    return build(Recipe, tree, "recipe")
 
 
 def to_tree(recipe: Recipe) -> Tree:
@@ -117,7 +78,7 @@ def to_tree(recipe: Recipe) -> Tree:
 def dump(tree: Tree | Recipe) -> str:
     """YAML text of a recipe."""
     tree = to_tree(tree) if isinstance(tree, Recipe) else tree
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(tree, Dumper=trees.Dumper, sort_keys=False, allow_unicode=True)
 
 
 def set_path(tree: Tree, path: str, value: Any) -> None:
@@ -128,17 +89,16 @@ def set_path(tree: Tree, path: str, value: Any) -> None:
     """
     keys = path.split(".")
     node: Any = tree
-    cls: Any = Recipe
+    cls: type | None = Recipe
     for depth, key in enumerate(keys):
         here = ".".join(keys[:depth]) or "recipe"
-        if dataclasses.is_dataclass(cls):
-            known = {f.name: typing.get_type_hints(cls)[f.name] for f in dataclasses.fields(cls)}
+        if cls is not None and isinstance(node, dict):
+            known = fields(cls)
             if key not in known:
-                raise UserError(f"{here} has no key '{key}'; {nearest(key, known)}")
-            cls = _dataclass_in(known[key])
+                raise UserError(f"{here} has no key {brief(key)}; {nearest(key, known)}")
+            cls = dataclass_in(known[key])
         elif not isinstance(node, dict) or (key not in node and depth < len(keys) - 1):
-            known_keys = list(node) if isinstance(node, dict) else []
-            raise UserError(f"{here} has no key '{key}'; {nearest(key, known_keys)}")
+            raise UserError(f"{here} has no key {brief(key)}; {nearest(key, node if isinstance(node, dict) else ())}")
         if depth == len(keys) - 1:
             node[key] = value
         else:
@@ -150,40 +110,34 @@ def set_path(tree: Tree, path: str, value: Any) -> None:
 def _read(source: str | Path) -> Tree:
     names = shipped()
     path = names.get(str(source), Path(source))
-    if not path.is_file():
-        raise UserError(f"no recipe '{source}': neither a file nor a shipped recipe; {nearest(str(source), names)}")
     try:
-        tree = yaml.load(path.read_text(), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        there = path.is_file()
+    except (OSError, ValueError):  # too long for a name, or a byte that no name has
+        there = False
+    if not there:
+        raise UserError(
+            f"no recipe {brief(str(source))}: neither a file nor a shipped recipe; {nearest(str(source), names)}"
+        )
+    if path.stat().st_size > trees.LONGEST:
+        raise UserError(f"{path}: {path.stat().st_size:,} bytes; a recipe has {trees.LONGEST:,} at most")
+    try:
+        tree = trees.read_yaml(path.read_text(), str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a recipe is a mapping of sections, e.g. 'base: quickstart'")
     return tree
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e12 as a string; recipes mean the number."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes a string that `_Loader` would read as a number."""
-
-
-for _side in (_Loader, _Dumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-        list("-+0123456789."),
-    )
-
-
 def _resolve(tree: Tree, where: str, seen: tuple[str, ...] = ()) -> Tree:
-    tree = copy.deepcopy(tree)
+    tree = trees.unshared(tree)
     base = tree.pop("base", None)
     if base is not None and not isinstance(base, str):
-        raise UserError(f"{where}: base is {base!r}, but should be the name or file of one recipe")
+        raise UserError(f"{where}: base is {brief(base)}, but should be the name or file of one recipe")
     if base is not None and base in seen:
         raise UserError(f"{where}: 'base' runs in a circle: {' -> '.join((*seen, base))}")
+    if len(seen) == BASES:
+        raise UserError(f"{where}: {BASES} recipes stand on this one already; write it in fewer")
     dotted = {key: tree.pop(key) for key in list(tree) if "." in str(key)}
     merged = _merge(_resolve(_read(base), str(base), (*seen, base)), tree, Recipe) if base else tree
     for path, value in dotted.items():
@@ -192,24 +146,14 @@ def _resolve(tree: Tree, where: str, seen: tuple[str, ...] = ()) -> Tree:
 
 
 def _merge(old: Tree, new: Tree, cls: Any) -> Tree:
-    hints = typing.get_type_hints(cls)
+    known = fields(cls)
     for key, value in new.items():
-        inner = _dataclass_in(hints.get(key))
+        inner = dataclass_in(known.get(key))
         if inner and isinstance(value, dict) and isinstance(old.get(key), dict):
             _merge(old[key], value, inner)
-        elif not (inner and value is None and not _optional(hints[key])):  # an empty section changes nothing
+        elif not (inner and value is None and not optional(known[key])):  # an empty section changes nothing
             old[key] = value
     return old
-
-
-def _optional(hint: Any) -> bool:
-    return type(None) in typing.get_args(hint)
-
-
-def _dataclass_in(hint: Any) -> Any:
-    """The dataclass in `X` or `X | None`, else None."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) else (hint,)
-    return next((o for o in options if dataclasses.is_dataclass(o)), None)
 
 
 def _default(keys: list[str]) -> Any:
@@ -218,40 +162,3 @@ def _default(keys: list[str]) -> Any:
     for key in keys:
         node = getattr(node, key, None) if not isinstance(node, dict) else node.get(key)
     return dataclasses.asdict(node) if dataclasses.is_dataclass(node) and not isinstance(node, type) else (node or {})
-
-
-def _check_keys(cls: Any, tree: Any, where: str) -> None:
-    if not isinstance(tree, dict):
-        raise UserError(f"{where} must be a mapping of keys, not {tree!r}")
-    hints = typing.get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls)]
-    for key, value in tree.items():
-        if key not in known:
-            raise UserError(f"{where} has no key '{key}'; {nearest(str(key), known)}")
-        inner = _dataclass_in(hints[key])
-        if inner and value is not None:
-            _check_keys(inner, value, f"{where}.{key}")
-        elif value is None and not inner and not _optional(hints[key]):
-            raise UserError(f"{where}.{key} is null; give a value, or leave the key out")
-        # YAML reads a bare `no:` as False
-        strange = [k for k in value if not isinstance(k, str)] if isinstance(value, dict) else []
-        if strange and not inner:
-            raise UserError(f"{where}.{key} has the key {strange[0]!r}; names are text, so put it in quotes")
-
-
-def _blame(cls: Any, tree: Tree, where: str) -> str:
-    """Name the one field whose value has the wrong type, by trying each alone."""
-    hints = typing.get_type_hints(cls)
-    for key, value in tree.items():
-        inner = _dataclass_in(hints[key])
-        if inner and isinstance(value, dict):
-            if found := _blame(inner, value, f"{where}.{key}"):
-                return found
-            continue
-        try:
-            _parser(hints[key]).parse_object({"it": value})
-        except (ArgumentError, TypeError, ValueError):
-            hint = hints[key]
-            wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-            return f"{where}.{key} is {value!r}, but should be {wanted}"
-    return ""

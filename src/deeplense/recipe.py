@@ -1,25 +1,53 @@
 """What a recipe may say: typed dataclasses, one per section of the YAML file.
 
 Nothing here computes. `deeplense.config` turns YAML into a `Recipe` and back, and the layer that owns a section
-checks what only it can know (that a prior is not reversed, that a network exists).
+checks what only it can know (that a prior is not reversed, that a network exists). Every number has its range beside
+it, which `deeplense.typed` checks.
 
 A *prior* is a number (a constant) or a one-key mapping such as `{uniform: [a, b]}`; see `deeplense.sim.priors`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 Prior = float | dict[str, Any]
+
+
+class Range(NamedTuple):
+    """Where a number may lie, or a prior that is one: `ends` are its brackets, "[)" without the upper end."""
+
+    low: float
+    high: float
+    ends: str = "[]"
+
+    def holds(self, x: float) -> bool:
+        above = self.low < x or (self.ends[0] == "[" and self.low == x)
+        return above and (x < self.high or (self.ends[1] == "]" and self.high == x))
+
+    def __str__(self) -> str:
+        return f"{self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
+
+
+Count = Annotated[int, Range(1, 10**9)]
+Pixels = Annotated[int, Range(1, 8192)]
+Share = Annotated[float, Range(0, 1, "[)")]
+Angle = Annotated[Prior, Range(-1000, 1000)]  # arcsec or rad
+Unit = Annotated[Prior, Range(-1, 1)]
+Ellipticity = Annotated[Prior, Range(-1, 1, "()")]
+Length = Annotated[Prior, Range(0, 1000, "(]")]
+Seconds = Annotated[Prior, Range(0, 1e12, "(]")]
+Redshift = Annotated[Prior, Range(0, 50, "(]")]
 
 
 @dataclass
 class Cosmology:
     """Flat ΛCDM. `distances: luminosity` is a fault of DeepLenseSim, kept for its recipes."""
 
-    H0: float = 70.0  # km/s/Mpc
-    Om0: float = 0.3
+    H0: Annotated[float, Range(1, 1000)] = 70.0  # km/s/Mpc
+    Om0: Annotated[float, Range(0, 1, "(]")] = 0.3
     distances: Literal["angular_diameter", "luminosity"] = "angular_diameter"
 
 
@@ -30,19 +58,19 @@ class Lens:
     A slope gamma of exactly 2 is an SIE. a3, a4 are the multipoles' strengths, phi3, phi4 [rad] their angles.
     """
 
-    theta_E: Prior | None = None
-    mass: Prior | None = None
-    e1: Prior = 0.0
-    e2: Prior = 0.0
-    center_x: Prior = 0.0
-    center_y: Prior = 0.0
-    gamma: Prior = 2.0
-    a3: Prior = 0.0
-    phi3: Prior = 0.0
-    a4: Prior = 0.0
-    phi4: Prior = 0.0
-    gamma1: Prior = 0.0
-    gamma2: Prior = 0.0
+    theta_E: Annotated[Prior, Range(0, 1000)] | None = None
+    mass: Annotated[Prior, Range(0, 1e18)] | None = None
+    e1: Ellipticity = 0.0
+    e2: Ellipticity = 0.0
+    center_x: Angle = 0.0
+    center_y: Angle = 0.0
+    gamma: Annotated[Prior, Range(1, 3, "()")] = 2.0
+    a3: Unit = 0.0
+    phi3: Angle = 0.0
+    a4: Unit = 0.0
+    phi4: Angle = 0.0
+    gamma1: Unit = 0.0
+    gamma2: Unit = 0.0
 
 
 @dataclass
@@ -53,33 +81,35 @@ class Source:
     are several bands, both are of the first, and `colours` give the others.
     """
 
-    amplitude: Prior | None = None
-    magnitude: Prior | None = None
-    R_sersic: Prior = 0.25
-    n_sersic: Prior = 1.0
-    e1: Prior = 0.0
-    e2: Prior = 0.0
-    center_x: Prior = 0.0
-    center_y: Prior = 0.0
-    clumps: Prior = 0.0  # how many, rounded
-    clump_flux: Prior = 0.3  # their share of the galaxy's flux
-    clump_size: Prior = 0.1  # their R_sersic over the galaxy's
+    amplitude: Annotated[Prior, Range(0, 1e12)] | None = None
+    magnitude: Annotated[Prior, Range(-100, 100)] | None = None
+    R_sersic: Length = 0.25
+    n_sersic: Annotated[Prior, Range(0, 20, "(]")] = 1.0
+    e1: Ellipticity = 0.0
+    e2: Ellipticity = 0.0
+    center_x: Angle = 0.0
+    center_y: Angle = 0.0
+    clumps: Annotated[Prior, Range(0, 1000)] = 0.0  # how many, rounded
+    clump_flux: Annotated[Prior, Range(0, 1)] = 0.3  # their share of the galaxy's flux
+    clump_size: Annotated[Prior, Range(0, 10, "(]")] = 0.1  # their R_sersic over the galaxy's
     images: str | None = None  # a folder or file of galaxy images, drawn in place of the profile
-    image_width: Prior = 2.0  # arcsec, an image's longer side
-    image_channels: list[int] | None = None  # the images' channel of each band, from 0; in their order when not given
+    image_width: Length = 2.0  # arcsec, an image's longer side
+    # the images' channel of each band, from 0; in their order when not given
+    image_channels: list[Annotated[int, Range(0, 100)]] | None = None
     share_images: bool = False  # with the other splits; a fault of DeepLenseSim, Model IV
     # {g-r: prior}: magnitude in g less that in r, of bands that follow one another; 0 when not given, but an image with
     # a channel for each band has the colours of its pixels when none is given
-    colours: dict[str, Prior] | None = None
+    colours: dict[str, Annotated[Prior, Range(-100, 100)]] | None = None
 
 
 @dataclass
 class CosmicRays:
     """Tracks that no rejection has found."""
 
-    rate: float = 1.0  # mean number in an image
-    length: Prior = field(default_factory=lambda: {"log_uniform": [1.0, 30.0]})  # pixels
-    flux: Prior = field(default_factory=lambda: {"log_uniform": [300.0, 30000.0]})  # electrons, of a whole track
+    rate: Annotated[float, Range(0, 1e4, "[)")] = 1.0  # mean number in an image
+    length: Annotated[Prior, Range(0, 1000)] = field(default_factory=lambda: {"log_uniform": [1.0, 30.0]})  # pixels
+    # electrons, of a whole track
+    flux: Annotated[Prior, Range(0, 1e12)] = field(default_factory=lambda: {"log_uniform": [300.0, 30000.0]})
 
 
 @dataclass
@@ -87,7 +117,7 @@ class Band:
     """A channel of the images; what it leaves out is as in the simulation."""
 
     instrument: str | None = None
-    exposure_time: Prior | None = None  # s
+    exposure_time: Seconds | None = None  # s
     psf: dict[str, Any] | None = None
 
 
@@ -95,30 +125,32 @@ class Band:
 class Simulation:
     """A world: priors over lenses, sources, substructure, and an instrument."""
 
-    size: int = 64  # pixels a side
+    size: Annotated[int, Range(8, 8192)] = 64  # pixels a side
     instrument: str = "euclid_vis"  # a key of deeplense.sim.instrument.INSTRUMENTS
     # band -> {instrument, exposure_time, psf}, from blue to red: the images' channels; one, of `instrument`, when not
     # given. Lens and source are the same in all bands, but for the colours of their light
     bands: dict[str, dict[str, Any]] = field(default_factory=dict)
-    pixel_scale: float | None = None  # arcsec; the instrument's when not given
-    exposure_time: Prior | None = None  # s; the instrument's total when not given
-    supersampling: int = 1
+    pixel_scale: Annotated[float, Range(0, 100, "(]")] | None = None  # arcsec; the instrument's when not given
+    exposure_time: Seconds | None = None  # s; the instrument's total when not given
+    supersampling: Annotated[int, Range(1, 4)] = 1
     # {gaussian: fwhm}, {moffat: [fwhm, beta]} (arcsec) or {kernels: folder}; the instrument's Gaussian when not given
     psf: dict[str, Any] | None = None
     noise: Literal["once", "none", "doubled", "triple"] = "once"
     scale_to_max: bool = False  # clip at 0, divide by the brightest pixel; a fault of DeepLenseSim, Model IV
-    correlated_noise: float = 0.0  # pixels over which the background's noise is alike, as after drizzling
+    # pixels over which the background's noise is alike, as after drizzling
+    correlated_noise: Annotated[float, Range(0, 10)] = 0.0
     cosmic_rays: CosmicRays | None = None
-    bad_pixels: float = 0.0  # share of the pixels that are NaN
+    bad_pixels: Share = 0.0  # share of the pixels that are NaN
     cosmology: Cosmology = field(default_factory=Cosmology)
-    z_lens: Prior = 0.5
-    z_source: Prior = 1.0
-    z_source_convention: float | None = None  # a fault of DeepLenseSim when it is not z_source
+    z_lens: Redshift = 0.5
+    z_source: Redshift = 1.0
+    # a fault of DeepLenseSim when it is not z_source
+    z_source_convention: Annotated[float, Range(0, 50, "(]")] | None = None
     lens: Lens = field(default_factory=Lens)
     source: Source = field(default_factory=Source)
     lens_light: Source | None = None
     lens_envelope: Source | None = None  # a second, outer component of the lens light
-    lens_light_residual: Prior | None = None  # share that its subtraction leaves, of either sign; not subtracted: null
+    lens_light_residual: Unit | None = None  # share that its subtraction leaves, of either sign; not subtracted: null
     match_mass: bool = False  # theta_E is that of macro lens and substructure together, so no class weighs more
     mesh: bool = False  # halos share a mass grid, hundredths of the noise from their exact sum; see lensing/mesh.py
     compile: bool = False  # loops over halos are fused by torch.compile: worth it for 10,000 images or more
@@ -142,10 +174,11 @@ class Task:
 class Preprocess:
     """From raw pixels to the network's input; fitted on the training split alone."""
 
-    crop: int | None = None  # centre crop, pixels
-    size: int | None = None  # resize by area, pixels
+    crop: Pixels | None = None  # centre crop, pixels
+    size: Pixels | None = None  # resize by area, pixels
     stretch: Literal["asinh", "log", "none"] = "asinh"
-    scale: float | None = None  # of the stretch, in image units; the training images' noise when not given
+    # of the stretch, in image units; the training images' noise when not given
+    scale: Annotated[float, Range(0, 1e30, "(]")] | None = None
     normalise: Literal["per_set", "per_image", "none"] = "per_set"
 
 
@@ -155,8 +188,8 @@ class Augment:
 
     d4: bool = True  # the eight exact symmetries of the square
     # largest shift, pixels, interpolated; a source's place is then known but for shear times shift
-    shift: float = 0.0
-    rotate: float = 0.0  # largest rotation, degrees
+    shift: Annotated[float, Range(0, 8192)] = 0.0
+    rotate: Annotated[float, Range(0, 360)] = 0.0  # largest rotation, degrees
     scalars: list[str] = field(default_factory=list)  # parameters of imported data that no symmetry changes
 
 
@@ -165,9 +198,10 @@ class Model:
     """A key of deeplense.models.MODELS, any timm name, or `my_package.module:Class`."""
 
     name: str = "compact"
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    stem_stride: int | None = None  # 1 keeps the resolution of small images in networks that would halve it
+    dropout: Share = 0.0
+    drop_path: Share = 0.0
+    # 1 keeps the resolution of small images in networks that would halve it
+    stem_stride: Annotated[int, Range(1, 2)] | None = None
     pretrained: bool = False
     kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -176,30 +210,29 @@ class Model:
 class Training:
     """How to train."""
 
-    epochs: int = 12
-    batch_size: int = 64
-    steps_per_epoch: int = 100  # only when data come straight from the simulator
-    val_images: int = 512  # likewise
+    epochs: Annotated[int, Range(1, 100_000)] = 12
+    batch_size: Annotated[int, Range(2, 65536)] = 64
+    steps_per_epoch: Count = 100  # only when data come straight from the simulator
+    val_images: Count = 512  # likewise
     objective: Literal["supervised"] = "supervised"
+    # name -> dataset or sim: what the objective wants beside --data
+    sources: dict[str, str] = field(default_factory=dict)
     init: str | None = None  # a bundle whose weights to start from
     freeze: Literal["none", "trunk"] = "none"  # what keeps the weights of `init`
-    trunk_lr: float = 1.0  # the trunk's learning rate over that of the heads
+    trunk_lr: Annotated[float, Range(0, 1000)] = 1.0  # the trunk's learning rate over that of the heads
     balance: Literal["none", "weights", "sampler"] = "none"  # of classes: weighed in the loss, or shown equally often
-    sources: dict[str, str] = field(
-        default_factory=dict
-    )  # name -> dataset or sim: what the objective wants beside --data
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    momentum: float = 0.9
+    lr: Annotated[float, Range(0, math.inf, "()")] = 1e-3
+    weight_decay: Annotated[float, Range(0, 1000)] = 0.05
+    momentum: Share = 0.9
     schedule: Literal["constant", "one_cycle", "cyclic", "cosine_restarts", "plateau"] = "one_cycle"
-    warmup: float = 0.1  # share of the steps
-    cycle_epochs: int = 4  # of cyclic and cosine_restarts
-    label_smoothing: float = 0.0
-    ema_decay: float = 0.0  # of the averaged weights, which rises to it from 0; 0: off
-    clip_norm: float = 1.0  # 0: off
+    warmup: Share = 0.1  # share of the steps
+    cycle_epochs: Annotated[int, Range(1, 100_000)] = 4  # of cyclic and cosine_restarts
+    label_smoothing: Share = 0.0
+    ema_decay: Share = 0.0  # of the averaged weights, which rises to it from 0; 0: off
+    clip_norm: Annotated[float, Range(0, 1e9)] = 1.0  # 0: off
     precision: Literal["auto", "32", "bf16"] = "auto"
-    patience: int = 0  # epochs without a better validation loss before stopping; 0: never
+    patience: Annotated[int, Range(0, 100_000)] = 0  # epochs without a better validation loss before stopping; 0: never
     calibrate: bool = True  # one temperature, fitted on the validation split
     compile: bool = False
 
@@ -211,7 +244,7 @@ class Tuning:
     space: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     sampler: Literal["tpe", "cmaes", "random"] = "tpe"
     pruner: Literal["median", "hyperband", "none"] = "median"
-    trials: int = 20
+    trials: Annotated[int, Range(1, 1_000_000)] = 20
 
 
 @dataclass
@@ -220,8 +253,8 @@ class Recipe:
 
     name: str = "unnamed"
     description: str = ""
-    seed: int = 0
-    splits: dict[str, int] = field(default_factory=lambda: {"train": 900, "val": 300, "test": 300})
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    splits: dict[str, Count] = field(default_factory=lambda: {"train": 900, "val": 300, "test": 300})
     simulation: Simulation = field(default_factory=Simulation)
     task: Task = field(default_factory=Task)
     preprocess: Preprocess = field(default_factory=Preprocess)

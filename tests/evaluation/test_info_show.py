@@ -96,7 +96,7 @@ def test_info_of_nonsense_is_one_line(tiny_dataset: Path, tmp_path: Path) -> Non
         ("quickstrat", "quickstart"),
         (tmp_path / "none", "none"),
         (tmp_path, "no dataset here"),
-        (tmp_path / "none.safetensors", "no such bundle"),
+        (tmp_path / "none.safetensors", "none.safetensors: no dataset, bundle or recipe of this name"),
         (tmp_path / "false.safetensors", "no bundle"),
         (tmp_path / "binary.yaml", r"binary\.yaml"),
         (tmp_path / "picture.png", r"picture\.png"),

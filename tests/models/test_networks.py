@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from deeplense.allow import allowed
 from deeplense.data.schema import ImageInfo
 from deeplense.data.transforms import Preprocessor
 from deeplense.errors import UserError
@@ -66,11 +67,21 @@ def test_stem_stride_1_keeps_resolution(name: str) -> None:
     [
         (Model("resnet1"), (1, 32, 32), "resnet"),
         (Model("copmact"), (1, 32, 32), "compact"),
-        (Model("nowhere.at_all:Net"), (1, 32, 32), "imported"),
+        (Model("nowhere.at_all:Net"), (1, 32, 32), "add --allow nowhere.at_all"),
         (Model("vit_tiny_patch16_224", stem_stride=1), (1, 32, 32), "patches"),
         (Model("resnet18", stem_stride=3), (1, 32, 32), "stem_stride"),
         (Model("vgg11", kwargs={"nonsense": 1}), (1, 32, 32), "nonsense"),
         (Model("compact", kwargs={"nonsense": 1}), (1, 32, 32), "nonsense"),
+        (
+            Model("compact", kwargs={"pretrained": True}),
+            (1, 32, 32),
+            "model.kwargs.pretrained: model.pretrained says it",
+        ),
+        (Model("resnet18", kwargs={"img_size": 3}), (1, 32, 32), "model.kwargs.img_size: preprocess.size says it"),
+        (Model("resnet18", kwargs={"checkpoint_path": "x"}), (1, 32, 32), "checkpoint_path: is no setting"),
+        (Model("resnet18", kwargs={"features_only": True}), (1, 32, 32), "features_only: is no setting"),
+        (Model("compact", kwargs={"widths": [0, -1, "a", 3]}), (1, 32, 32), "does not take what the recipe gives"),
+        (Model("compact", dropout=1.5), (1, 32, 32), r"model.dropout is 1.5; it must lie in \[0, 1\)"),
         (Model("compact", pretrained=True), (1, 32, 32), "pretrained"),
         (Model("vit_tiny_patch16_224"), (1, 8, 8), "8x8"),
     ],
@@ -120,9 +131,10 @@ def test_a_users_own_class(monkeypatch: pytest.MonkeyPatch) -> None:
     for cls in (Flat, Curious, Classifier):
         setattr(module, cls.__name__, cls)
     monkeypatch.setitem(sys.modules, "my_package", module)
-    trunk = build(Model("my_package:Flat", kwargs={"gain": 2.0}), (2, 8, 8))
-    assert isinstance(trunk, Flat)
-    assert trunk.gain == 2.0
-    assert build(Model("my_package:Curious"), (2, 8, 8)).pixel_scale == 0.1
-    with pytest.raises(UserError, match=r"no trunk.*forward_features.*num_features"):
-        build(Model("my_package:Classifier"), (2, 8, 8))
+    with allowed("my_package"):
+        trunk = build(Model("my_package:Flat", kwargs={"gain": 2.0}), (2, 8, 8))
+        assert isinstance(trunk, Flat)
+        assert trunk.gain == 2.0
+        assert build(Model("my_package:Curious"), (2, 8, 8)).pixel_scale == 0.1
+        with pytest.raises(UserError, match=r"no trunk.*forward_features.*num_features"):
+            build(Model("my_package:Classifier"), (2, 8, 8))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +158,7 @@ def test_a_bad_kernel_is_named_in_one_line(tmp_path: Path, content: NDArray[np.f
         ({"moffatt": [0.7, 3]}, "did you mean 'moffat'"),
         ({"moffat": 0.7}, "moffat: \\[fwhm, beta\\]"),
         ({"moffat": [0.7, 1.0]}, "beta 1 must be above 1"),
-        ({"gaussian": -0.1}, "must be positive"),
+        ({"gaussian": -0.1}, r"the FWHM -0.1 must lie in \[0.001, 100\] arcsec"),
         ({"gaussian": "wide"}, "takes numbers"),
         ({"gaussian": 0.1, "moffat": [0.1, 3]}, "give one of"),
         ({"kernels": "nowhere"}, "no such file or folder"),
@@ -164,3 +167,43 @@ def test_a_bad_kernel_is_named_in_one_line(tmp_path: Path, content: NDArray[np.f
 def test_psfs_that_make_no_sense(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         world(spec)
+
+
+def test_a_folder_of_everything_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+
+    def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for k in itertools.count():
+            looked.append(k)
+            yield str(folder), [f"d{k}"], [f"{k}.npy" for _ in range(99)]
+
+    monkeypatch.setattr("deeplense.sim.files.os.walk", walk)
+    with pytest.raises(UserError, match=r"simulation\.psf: .* holds more than 100,000 files; name a folder"):
+        psf.read_kernels(str(tmp_path))
+    assert len(looked) <= 1001
+
+
+def test_what_is_no_file_is_passed_over_and_odd_paths_are_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npy")  # to open it waits for ever
+    (tmp_path / "b.npy").mkdir()
+    (tmp_path / "c.npy").symlink_to(tmp_path / "nowhere")
+    np.save(tmp_path / "k.npy", np.ones((3, 3)))
+    assert psf.read_kernels(str(tmp_path)).shape == (1, 3, 3)
+    for path in ("x" * 5000, "a\0b", "~nobody-of-this-name/x"):
+        with pytest.raises(UserError, match="no such file or folder") as caught:
+            psf.read_kernels(path)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 400
+
+
+def test_kernels_and_widths_that_exhaust_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k in range(3):
+        np.save(tmp_path / f"{k}.npy", np.ones((11, 11)))
+    monkeypatch.setattr(psf, "MOST", 2 * 11 * 11 * 8)
+    with pytest.raises(UserError, match=r"2\.npy: more than .* of kernels in memory; choose fewer"):
+        psf.read_kernels(str(tmp_path))
+    for spec in ({"moffat": [99.0, 2.5]}, {"gaussian": 99.0}):
+        with pytest.raises(UserError, match=r"simulation\.psf: the FWHM is 980 pixels; at most 200 are possible"):
+            World(config.load_recipe("model_2", [f"simulation.psf={spec}"]).simulation)
+    with pytest.raises(UserError, match=r"the FWHM 1e\+06 must lie in \[0.001, 100\] arcsec"):
+        World(config.load_recipe("model_2", ["simulation.psf={moffat: [1e6, 2]}"]).simulation)

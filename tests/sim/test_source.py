@@ -251,11 +251,11 @@ def test_a_bad_image_is_named_in_one_line(tmp_path: Path, name: str, content: An
     ("source", "message"),
     [
         ({"images": "nowhere/at/all"}, "simulation.source.images: no such file"),
-        ({"clumps": -1}, "simulation.source.clumps: reaches from -1"),
-        ({"clumps": 3, "clump_flux": 1.5}, "simulation.source.clump_flux: reaches"),
+        ({"clumps": -1}, "simulation.source.clumps is -1.0; it must lie in"),
+        ({"clumps": 3, "clump_flux": 1.5}, "simulation.source.clump_flux is 1.5; it must lie in"),
         ({"clumps": 3, "clump_flux": {"normal": [0.5, 0.1]}}, "simulation.source.clump_flux: reaches from -inf"),
-        ({"clumps": 3, "clump_size": 0}, "simulation.source.clump_size: draws 0"),
-        ({"image_width": 0}, "simulation.source.image_width: draws 0"),
+        ({"clumps": 3, "clump_size": 0}, "simulation.source.clump_size is 0.0; it must lie in"),
+        ({"image_width": 0}, "simulation.source.image_width is 0.0; it must lie in"),
     ],
 )
 def test_sources_that_make_no_sense(source: dict[str, Any], message: str) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from deeplense import config, rng
+from deeplense.allow import allowed
 from deeplense.errors import UserError
 from deeplense.lensing import cosmology
 from deeplense.sim.observe import observe_block
@@ -160,8 +161,8 @@ def test_priors_stay_in_range_and_repeat(kind: str, a: float, gap: float) -> Non
         ("simulation.source.center_x={uniform: [0]}", "takes \\[low, high\\]"),
         ("simulation.instrument=euclid", "did you mean 'euclid_vis'"),
         ("simulation.z_source=0.3", "z_lens"),
-        ("simulation.supersampling=9", "not 1, 2, 3 or 4"),
-        ("simulation.size=2", "too few"),
+        ("simulation.supersampling=9", r"supersampling is 9; it must lie in \[1, 4\]"),
+        ("simulation.size=2", r"size is 2; it must lie in \[8, 8192\]"),
         ("simulation.classes={}", "no class"),
         ("simulation.classes.cdm.population=points", "point_masses"),
         ("simulation.classes.cdm.numbr=3", "did you mean 'number'"),
@@ -169,7 +170,7 @@ def test_priors_stay_in_range_and_repeat(kind: str, a: float, gap: float) -> Non
         ("simulation.classes.axion.points=1", "2 or more"),
         ("simulation.lens.theta_E=1.0", "not both"),
         ("simulation.source.amplitude=1.0", "not both"),
-        ("simulation.classes.cdm.population=nowhere.at_all:Thing", "cannot be imported"),
+        ("simulation.classes.cdm.population=nowhere.at_all:Thing", "add --allow nowhere.at_all"),
     ],
 )
 def test_bad_recipes(override: str, message: str) -> None:
@@ -184,5 +185,6 @@ def test_users_own_population(tmp_path: object, monkeypatch: pytest.MonkeyPatch)
     module = types.ModuleType("my_halos")
     module.Halos = POPULATIONS["point_masses"]
     monkeypatch.setitem(sys.modules, "my_halos", module)
-    w = world("simulation.classes.cdm={population: 'my_halos:Halos', number: 3}")
+    with allowed("my_halos"):
+        w = world("simulation.classes.cdm={population: 'my_halos:Halos', number: 3}")
     assert set(w.scenes(0, "t", 0)[1].truth["n_sub"].tolist()) == {3.0}

@@ -24,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from deeplense import config, rng
+from deeplense.allow import allowed
 from deeplense.data import pools, schema, store
 from deeplense.data.schema import ImageInfo, Manifest, Parameter, Shard
 from deeplense.device import resolve_device
@@ -49,6 +50,7 @@ class Task(NamedTuple):
     n: int
     engine: str
     device: str
+    allow: tuple[str, ...] = ()  # modules of the recipe's own populations
 
 
 def simulate(
@@ -97,9 +99,9 @@ def simulate(
         pools.check(cluster)
     if _claim(out, made, engine, where.type, world):
         return out
-    tree, folder = config.to_tree(made), str(out.absolute())
+    tree, folder, own = config.to_tree(made), str(out.absolute()), _own_modules(made)
     tasks = [
-        Task(tree, folder, split, number, min(SHARD, n - number * SHARD), engine, str(where))
+        Task(tree, folder, split, number, min(SHARD, n - number * SHARD), engine, str(where), own)
         for split, n in made.splits.items()
         for number in range(-(-n // SHARD))
     ]
@@ -140,7 +142,8 @@ def make_shard(task: Task) -> Shard:
     path = _path(task)
     if path.exists():
         return Shard(path.name, task.split, task.n, schema.sha256(path))
-    recipe, world = _world(json.dumps(task.tree))
+    with allowed(*task.allow):
+        recipe, world = _world(json.dumps(task.tree))
     images = np.empty((task.n, len(world.bands), world.size, world.size), np.float32)
     rest = []
     for k in range(-(-task.n // rng.BLOCK)):
@@ -169,8 +172,14 @@ _block = functools.lru_cache(1)(observe_block)
 @functools.lru_cache(1)
 def _world(tree: str) -> tuple[Recipe, World]:
     """Made once for all shards of a process."""
-    recipe = config.load_recipe(json.loads(tree))
+    recipe = config.build(Recipe, json.loads(tree), "recipe")
     return recipe, World(recipe.simulation)
+
+
+def _own_modules(recipe: Recipe) -> tuple[str, ...]:
+    """Whose code workers must run too; `World` has seen that each is trusted."""
+    named = (str(spec["population"]) for spec in recipe.simulation.classes.values())
+    return tuple(sorted({name.partition(":")[0] for name in named if ":" in name}))
 
 
 class Shared(NamedTuple):

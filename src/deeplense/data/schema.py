@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from deeplense import config
+from deeplense import config, trees
 from deeplense.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -177,7 +177,7 @@ def read_manifest(folder: str | Path) -> Manifest:
             raise UserError(f"{folder}: an unfinished dataset (no {MANIFEST}); run the same command again to finish it")
         raise UserError(f"{folder}: no dataset here ({MANIFEST} is missing)")
     try:
-        tree = json.loads(path.read_text())
+        tree = trees.read_json(path.read_text(), str(path))
         version = tree.get("schema_version")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); the dataset must be made again") from error

@@ -237,7 +237,7 @@ def draw(result: dict[str, Any]) -> Figure:
     left.set_yticks(range(len(groups)), [n.replace("_", " ") for n in reversed(groups)])
     left.axhline(0.5, color=plots.MUTED, lw=0.8)
     left.axhline(1.5, color=plots.MUTED, lw=0.8)
-    left.set_title(f"{result['dataset']}, {result['split']}: {result['n']:,} images")
+    left.set_title(plots.plain(f"{result['dataset']}, {result['split']}: {result['n']:,} images"))
     for label, hue, marker in (
         ("worst pair, leaks", plots.COLORS[1], "o"),
         ("worst pair", plots.COLORS[0], "o"),
@@ -265,8 +265,9 @@ def _matrix(axes: Axes, pairs: Sequence[dict[str, Any]], names: Sequence[str]) -
         axes.text(j, i - 0.12, f"{p['auc']:.3f}", ha="center", va="center", color=ink, fontsize=10)
         axes.text(j, i + 0.2, "{:.3f}-{:.3f}".format(*p["ci"]), ha="center", va="center", color=ink, fontsize=6.5)
     axes.imshow(grid[1:, :-1], cmap="Oranges", vmin=0.5, vmax=1, extent=(-0.5, len(names) - 1.5, len(names) - 0.5, 0.5))
-    axes.set_xticks(range(len(names) - 1), names[:-1], rotation=0 if len(names) <= 3 else 45)
-    axes.set_yticks(range(1, len(names)), names[1:])
+    labels = [plots.plain(name) for name in names]
+    axes.set_xticks(range(len(names) - 1), labels[:-1], rotation=0 if len(names) <= 3 else 45)
+    axes.set_yticks(range(1, len(names)), labels[1:])
     axes.set_title("all features together")
     axes.grid(False)
     axes.tick_params(length=0)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from deeplense.data.store import Split
-from deeplense.evaluation.plots import INK, MUTED, styled
+from deeplense.evaluation.plots import INK, MUTED, plain, styled
 
 COLUMNS = 6
 UNKNOWN = 0.65  # grey of pixels that are not finite
@@ -66,7 +66,7 @@ def gallery(rows: Sequence[Row], captions: Sequence[str], position: NDArray[np.i
             )
             text = f"{_short(split.ids[position[n]])}\n{captions[n]}"
             style: dict[str, Any] = {"fontsize": 7, "ha": "center", "va": "top", "linespacing": 1.35}
-            axes.text(0.5, -0.04, text, transform=axes.transAxes, **style)
+            axes.text(0.5, -0.04, plain(text), transform=axes.transAxes, **style)
     return figure
 
 

@@ -25,6 +25,10 @@ def info(source: str | Path, verify: bool = False) -> str:
         UserError: it is none of them, or damaged.
     """
     path = Path(source)
+    if not path.exists() and str(source) not in config.shipped():
+        raise UserError(
+            f"{source}: no dataset, bundle or recipe of this name; {config.nearest(str(source), config.shipped())}"
+        )
     if path.suffix == ".safetensors":
         lines = _bundle(path)
     elif path.is_dir():

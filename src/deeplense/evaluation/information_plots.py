@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from deeplense.evaluation.information import Bounds
-from deeplense.evaluation.plots import COLORS, INK, MUTED, styled
+from deeplense.evaluation.plots import COLORS, INK, MUTED, plain, styled
 
 Floats = NDArray[np.float64]
 LARGEST = 15.0  # dex; a bound beyond it only says that the image is silent
@@ -42,7 +42,7 @@ def bounds(panels: dict[str, Bounds], label: str, prior: float | None = None, un
         if prior:
             ax.axhline(prior, color=INK, lw=1, ls=(0, (1, 1)))
             ax.text(found.grid[0], prior * 1.15, f" prior {prior:.3f}", color=INK, fontsize=9, va="bottom")
-        ax.set(title=title, xlabel=label, yscale="log", xlim=(found.grid[0], found.grid[-1]))
+        ax.set(title=plain(title), xlabel=label, yscale="log", xlim=(found.grid[0], found.grid[-1]))
         ax.set_ylim(bottom / 2, min(top, LARGEST) * 2)
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 5, 10]))
         ax.yaxis.set_major_locator(LogLocator(numticks=8))
@@ -77,12 +77,12 @@ def sensitivity(rows: list[Mapped]) -> Figure:
         top = float(row.image.max())
         norm = AsinhNorm(linear_width=top / 5, vmin=min(float(np.percentile(row.image, 1)), 0), vmax=top)
         line[0].imshow(row.image, origin="lower", cmap="magma", norm=norm, extent=(-half, half, -half, half))
-        line[0].set(title=row.title, ylabel="arcsec")
+        line[0].set(title=plain(row.title), ylabel="arcsec")
         drawn = None
         for ax, (title, values) in zip(line[1:], row.maps.items(), strict=True):
             e = row.extent
             drawn = ax.imshow(values, origin="lower", cmap=cmap, vmin=low, vmax=high, extent=(-e, e, -e, e))
-            ax.set(title=title, xlim=(-half, half), ylim=(-half, half))
+            ax.set(title=plain(title), xlim=(-half, half), ylim=(-half, half))
         for ax in line:
             ax.grid(False)
             ax.set_aspect("equal")

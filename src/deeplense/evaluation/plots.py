@@ -55,6 +55,13 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def plain(text: str) -> str:
+    """Names as they are: matplotlib takes what stands between two dollars for mathematics, and hides from a legend
+    what begins with an underscore."""
+    text = text.replace("$", r"\$")
+    return f"\u2060{text}" if text.startswith("_") else text
+
+
 def color(k: int) -> str:
     """Of the k-th class."""
     return COLORS[k % len(COLORS)]
@@ -71,7 +78,7 @@ def roc(probabilities: Floats, labels: Ints, classes: Sequence[str], auc: dict[s
             continue
         false, true, _ = roc_curve(labels == k, probabilities[:, k])
         style = "-" if k < len(COLORS) else "--"
-        whole.plot(false, true, style, color=color(k), label=f"{name}  {auc[name]:.4f}")
+        whole.plot(false, true, style, color=color(k), label=plain(f"{name}  {auc[name]:.4f}"))
         rare.plot(np.maximum(false, floor), true, style, color=color(k))
     line = np.geomspace(floor, 1, 100)
     whole.plot([0, 1], [0, 1], ":", color=MUTED, lw=1)
@@ -96,8 +103,9 @@ def confusion(counts: NDArray[Any], classes: Sequence[str]) -> Figure:
             ink = "white" if share[i, j] > 0.65 else INK
             axes.text(j, i - 0.1, f"{100 * share[i, j]:.1f} %", ha="center", va="center", color=ink, fontsize=11)
             axes.text(j, i + 0.2, f"{counts[i, j]:,}", ha="center", va="center", color=ink, fontsize=8.5)
-    axes.set_xticks(range(n), classes, rotation=0 if n <= 5 else 45)
-    axes.set_yticks(range(n), classes)
+    names = [plain(name) for name in classes]
+    axes.set_xticks(range(n), names, rotation=0 if n <= 5 else 45)
+    axes.set_yticks(range(n), names)
     axes.set(xlabel="predicted", ylabel="true")
     axes.grid(False)
     axes.tick_params(length=0)
@@ -139,8 +147,8 @@ def class_scores(probabilities: Floats, labels: Ints, classes: Sequence[str]) ->
             continue
         for j, name in enumerate(classes):
             style: dict[str, Any] = {"lw": 2.2 if j == k else 1.3, "color": color(j)}
-            axes.hist(probabilities[labels == j, k], bins, histtype="step", log=True, label=name, **style)
-        axes.set(title=f"probability of {classes[k]}", xlim=(0, 1), xticks=(0, 0.25, 0.5, 0.75, 1))
+            axes.hist(probabilities[labels == j, k], bins, histtype="step", log=True, label=plain(name), **style)
+        axes.set(title=plain(f"probability of {classes[k]}"), xlim=(0, 1), xticks=(0, 0.25, 0.5, 0.75, 1))
         axes.set_xticklabels(("0", "", "0.5", "", "1"))
         if k % columns == 0:
             axes.set_ylabel("images")
@@ -166,9 +174,9 @@ def predicted(truth: Floats, mean: Floats, scale: Floats, name: str) -> Figure:
     some.errorbar(truth[shown], mean[shown], scale[shown], fmt="o", **bars)
     for axes in (density, some):
         axes.plot([low, high], [low, high], ":", color=INK, lw=1.2)
-        axes.set(xlabel=f"true {name}", xlim=_margin(truth))
+        axes.set(xlabel=plain(f"true {name}"), xlim=_margin(truth))
         axes.xaxis.set_major_locator(MaxNLocator(6))
-    density.set(ylabel=f"predicted {name}", title=f"all {len(truth):,} images")
+    density.set(ylabel=plain(f"predicted {name}"), title=f"all {len(truth):,} images")
     some.set_title(f"{len(shown)} of them, with predicted standard deviations")
     return figure
 
@@ -181,13 +189,13 @@ def errors(truth: Floats, mean: Floats, scale: Floats, name: str) -> Figure:
     left, right = figure.subplots(1, 2)
     left.axhline(0, color=MUTED, lw=1, ls=":")
     left.errorbar(bins["centre"], bins["bias"], 1.96 * bins["bias_error"], fmt="o-", color=COLORS[0], ms=5)
-    left.set(xlabel=f"true {name}", ylabel="mean of predicted − true", title="bias, with 95 % intervals")
+    left.set(xlabel=plain(f"true {name}"), ylabel="mean of predicted − true", title="bias, with 95 % intervals")
     claimed = metrics.in_bins(truth, truth + scale)["bias"]
     whole = np.hypot(bins["bias"], bins["scatter"])
     right.plot(bins["centre"], bins["scatter"], "o-", color=COLORS[0], ms=5, label="scatter of predicted − true")
     right.plot(bins["centre"], whole, "^:", color=COLORS[2], ms=5, label="scatter and bias together")
     right.plot(bins["centre"], claimed, "s--", color=COLORS[1], ms=4, label="mean predicted standard deviation")
-    right.set(xlabel=f"true {name}", ylabel="size of the error", title="scatter")
+    right.set(xlabel=plain(f"true {name}"), ylabel="size of the error", title="scatter")
     right.set_ylim(0, 1.5 * max(whole.max(initial=0), claimed.max(initial=0), 1e-9))
     right.legend(loc="upper left")
     for axes in (left, right):

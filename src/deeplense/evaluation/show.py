@@ -20,6 +20,7 @@ from deeplense.data.store import Dataset
 from deeplense.errors import UserError
 from deeplense.evaluation.forward import MACRO
 from deeplense.evaluation.gallery import picture
+from deeplense.evaluation.plots import plain
 from deeplense.recipe import Recipe
 from deeplense.sim import image
 from deeplense.sim.observe import observe
@@ -45,6 +46,8 @@ def show(source: str | Path, out: str | Path, id: str | None = None) -> Path:
     out = Path(out)
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"{out}: not a kind of picture; end it in .png, .pdf or .svg")
+    if not Path(source).exists() and str(source) not in config.shipped():
+        raise UserError(f"{source}: no dataset or recipe of this name; {config.nearest(str(source), config.shipped())}")
     if (Path(source) / schema.MANIFEST).exists() or Path(source).is_dir():
         dataset = Dataset(source)
         figure = _gallery_of_dataset(dataset) if id is None else _one_image(dataset, id)
@@ -81,7 +84,7 @@ def _gallery_of_dataset(dataset: Dataset) -> Figure:
 def _gallery(rows: dict[str, Array], title: str, pixel_scale: float | None, bands: list[str]) -> Figure:
     """Images of each class; three channels make a colour picture."""
     figure = Figure(figsize=(1.6 * COLUMNS, 1.6 * len(rows) + 0.8), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     grid = figure.subplots(len(rows), COLUMNS, squeeze=False)
     for line, (name, images) in zip(grid, rows.items(), strict=True):
         for k, axes in enumerate(line):
@@ -92,11 +95,11 @@ def _gallery(rows: dict[str, Array], title: str, pixel_scale: float | None, band
                 _draw(axes, images[k].mean(0))
             else:
                 axes.axis("off")
-        line[0].set_ylabel(name)
+        line[0].set_ylabel(plain(name))
     if pixel_scale:
         field = rows[next(iter(rows))].shape[-1] * pixel_scale
         colours = f"; {', '.join(bands)} as blue, green, red" if len(bands) == 3 else ""
-        figure.supxlabel(f"each image is {field:.2g}″ wide; asinh stretch{colours}", fontsize=9)
+        figure.supxlabel(plain(f"each image is {field:.2g}″ wide; asinh stretch{colours}"), fontsize=9)
     return figure
 
 
@@ -111,11 +114,11 @@ def _one_image(dataset: Dataset, id: str) -> Figure:
     stored = split.images(np.array([row]))[0].numpy()
     panels = {"stored": stored}
     if manifest.source == "simulated" and manifest.recipe is not None:
-        panels |= _again(config.load_recipe(manifest.recipe), split.name, row)
+        panels |= _again(config.build(Recipe, manifest.recipe, "recipe"), split.name, row)
     bands = manifest.image.bands or [f"channel {k}" for k in range(len(stored))]
     figure = Figure(figsize=(3.3 * len(panels), 2.8 * len(stored) + 0.8), layout="constrained")
     title = (textwrap.fill(line, 42 * len(panels)) for line in (f"{id} · {name}", truth))
-    figure.suptitle("\n".join(title), fontsize=10)
+    figure.suptitle(plain("\n".join(title)), fontsize=10)
     grid = figure.subplots(len(stored), len(panels), squeeze=False)
     for (k, row), (column, (what, channels)) in itertools.product(enumerate(grid), enumerate(panels.items())):
         axes = row[column]
@@ -124,9 +127,9 @@ def _one_image(dataset: Dataset, id: str) -> Figure:
         if k == 0:
             axes.set_title(what, fontsize=10)
         if column == 0 and len(stored) > 1:
-            axes.set_ylabel(bands[k])
+            axes.set_ylabel(plain(bands[k]))
         bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
-        bar.set_label(manifest.image.unit if what in ("stored", "rendered again") else CLEAN_UNIT, fontsize=8)
+        bar.set_label(plain(manifest.image.unit) if what in ("stored", "rendered again") else CLEAN_UNIT, fontsize=8)
         if isinstance(drawn.norm, AsinhNorm):  # its own ticks collide near zero
             ticks = np.asarray(drawn.norm.inverse(np.linspace(0, 1, 6))).tolist()
             bar.set_ticks(ticks, labels=[f"{tick if abs(tick) > 1e-6 * ticks[-1] else 0:.3g}" for tick in ticks])

@@ -3,12 +3,14 @@
 To add one: a class in a file here, `Class(in_chans, image_size, **kwargs)`, with `num_features` (D) and
 `forward_features`, which takes at least `drop_rate`, `drop_path_rate` and `stem_stride`, and a line in `MODELS`. With
 an argument `context` it is told of image geometry, PSF, pre-processing and parameters (`deeplense.models.context`). A
-user's own needs no line: the recipe names it `my_package.module:Class`, and it is called with `in_chans`,
-`image_size`, those of the three that the recipe sets, and `model.kwargs`.
+user's own, a subclass of `nn.Module`, needs no line: the recipe names it `my_package.module:Class` (see
+`deeplense.allow`), and it is called with `in_chans`, `image_size`, those of the three that the recipe sets, and
+`model.kwargs`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ import torch
 from torch import nn
 
 from deeplense import config, recipe
+from deeplense.allow import find_class
 from deeplense.errors import UserError
 from deeplense.models.backbones import TimmTrunk
 from deeplense.models.compact import Compact
@@ -29,6 +32,23 @@ from deeplense.models.network import Network
 __all__ = ["MODELS", "Context", "Network", "build_network", "build_trunk", "probe"]
 
 MODELS: dict[str, Any] = {"compact": Compact}
+
+# what model.kwargs may not hold: where the recipe says it, or else only what loads files or gives no tensor
+SAID_ELSEWHERE = {
+    "pretrained": "model.pretrained",
+    "drop_rate": "model.dropout",
+    "drop_path_rate": "model.drop_path",
+    "stem_stride": "model.stem_stride",
+    "model_name": "model.name",
+    "in_chans": "the data",
+    "num_classes": "the data",
+    "image_size": "preprocess.size",
+    "img_size": "preprocess.size",
+}
+FORBIDDEN = (
+    "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn", "checkpoint_path",
+    "cache_dir", "scriptable", "exportable", "no_jit", "features_only", "feature_cfg", "name",
+)  # fmt: skip
 
 
 def build_network(
@@ -52,9 +72,13 @@ def build_network(
 
 def build_trunk(config_: recipe.Model, context: Context) -> nn.Module:
     """The trunk alone; see `build_network`."""
+    config_ = config.build(recipe.Model, dataclasses.asdict(config_), "model")
     name, (channels, *size) = config_.name, context.preprocess.output_shape
-    if config_.stem_stride not in (None, 1, 2):
-        raise UserError(f"model.stem_stride is {config_.stem_stride}; it must be 1 or 2")
+    for key in config_.kwargs:
+        if key in SAID_ELSEWHERE:
+            raise UserError(f"model.kwargs.{key}: {SAID_ELSEWHERE[key]} says it; leave it out")
+        if key in FORBIDDEN:
+            raise UserError(f"model.kwargs.{key}: is no setting of a network; leave it out")
     given = {
         "drop_rate": config_.dropout,
         "drop_path_rate": config_.drop_path,
@@ -65,13 +89,16 @@ def build_trunk(config_: recipe.Model, context: Context) -> nn.Module:
     if name in MODELS or ":" in name:
         if config_.pretrained:
             raise UserError(f"model.pretrained: there are no weights for '{name}'; set it to false")
-        made = config.lookup(MODELS, name, "network")
+        made = MODELS.get(name) or _own(name)
         if "context" in inspect.signature(made).parameters:
             common["context"] = context
         try:
             trunk = made(**common, **kwargs)
-        except TypeError as error:
-            raise UserError(f"model.name '{name}' does not take what the recipe gives it: {error}") from error
+        except UserError:
+            raise
+        except Exception as error:  # its arguments are the recipe's, and may be anything
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(f"model.name '{name}' does not take what the recipe gives it: {why}") from error
         if not hasattr(trunk, "forward_features") or not isinstance(getattr(trunk, "num_features", None), int):
             raise UserError(f"model.name '{name}' is no trunk: it needs forward_features(images) and num_features")
     elif timm.is_model(name):
@@ -81,6 +108,10 @@ def build_trunk(config_: recipe.Model, context: Context) -> nn.Module:
         hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models()"
         raise UserError(f"model.name '{name}' is neither a network of deeplense nor of timm; {hint}")
     return trunk  # type: ignore[no-any-return]
+
+
+def _own(name: str) -> Any:
+    return find_class(name, "network", lambda cls: issubclass(cls, nn.Module), "a network: a subclass of nn.Module")
 
 
 @torch.no_grad()
@@ -93,13 +124,13 @@ def probe(trunk: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
     size = f"{shape[1]}x{shape[2]}"
     try:
         out = trunk.eval()(torch.zeros(2, *shape))
-    except (RuntimeError, AssertionError, ValueError) as error:
+        got = tuple(out.shape)
+    except Exception as error:  # whatever its layers raise, or no tensor
         why = " ".join(str(error).split())[:120]
         raise UserError(f"model.name '{name}' cannot take {size} images ({why}); change preprocess.size") from error
     finally:
         trunk.train()
-    if tuple(out.shape) != (2, trunk.num_features):
+    if got != (2, trunk.num_features):
         raise UserError(
-            f"model.name '{name}' gives {tuple(out.shape)[1:]} for a {size} image, but should give "
-            f"({trunk.num_features},) features"
+            f"model.name '{name}' gives {got[1:]} for a {size} image, but should give ({trunk.num_features},) features"
         )

@@ -58,19 +58,16 @@ class Detector:
         """The recipe's.
 
         Raises:
-            UserError: a number out of range, or noise that is not drawn "once".
+            UserError: a prior that leaves its range, or noise that is not drawn "once".
         """
         rays = None
         if s.cosmic_rays is not None:
             c, where = s.cosmic_rays, "simulation.cosmic_rays"
             rays = CosmicRays(c.rate, *(Prior.parse(getattr(c, k), f"{where}.{k}") for k in ("length", "flux")))
-            check(0 <= c.rate < 1e4, f"{where}.rate", f"{c.rate:g} is not in [0, 10000)")
             least = rays.flux.bounds[0]
             check(least >= 0, f"{where}.flux", f"reaches {least:g}; it must not be negative")
             low, high = rays.length.bounds
             check(0 <= low <= high <= LONGEST, f"{where}.length", f"must stay within 0 and {LONGEST:g} pixels")
-        check(0 <= s.correlated_noise <= 10, "simulation.correlated_noise", f"{s.correlated_noise:g} is not in [0, 10]")
-        check(0 <= s.bad_pixels < 1, "simulation.bad_pixels", f"{s.bad_pixels:g} is not a share in [0, 1)")
         made = cls(s.correlated_noise, rays, s.bad_pixels)
         check(made == cls() or s.noise == "once", "simulation.noise", f"{s.noise} has no detector; set it to once")
         return made

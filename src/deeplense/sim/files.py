@@ -5,6 +5,7 @@ Small beside `data.formats`, which lies above this layer: no archives, and nothi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -16,9 +17,10 @@ from astropy.io import fits
 from numpy.typing import NDArray
 from PIL import Image
 
-from deeplense.errors import UserError
+from deeplense.errors import UserError, brief
 
 Array = NDArray[np.float64]
+MOST = 100_000  # files and folders that are looked at
 CHANNELS = 5  # a third axis this short holds channels, not rows
 
 
@@ -38,16 +40,27 @@ def find_files(path: str, where: str, remedy: str = "") -> tuple[File, ...]:
         remedy: what to put there, for the error that nothing is.
 
     Raises:
-        UserError: nothing there.
+        UserError: nothing there, or so much that it cannot be meant.
     """
-    root = Path(path).expanduser()
-    if not root.exists():
-        raise UserError(f"{where}: no such file or folder: {path}{remedy}")
-    files = sorted(root.rglob("*")) if root.is_dir() else [root]
-    files = [f for f in files if f.suffix.lower() in READERS and not f.name.startswith(".")]
+    try:
+        root = Path(path).expanduser()
+        found = list(islice(_within(root), MOST + 1)) if root.is_dir() else [root] if root.exists() else None
+    except (OSError, ValueError, RuntimeError) as error:  # no name of a file, or no home of that user
+        raise UserError(f"{where}: no such file or folder: {brief(path)} ({type(error).__name__})") from error
+    if found is None:
+        raise UserError(f"{where}: no such file or folder: {brief(path)[1:-1]}{remedy}")
+    if len(found) > MOST:
+        raise UserError(f"{where}: {path} holds more than {MOST:,} files; name a folder of the pictures alone")
+    files = [f for f in sorted(found) if f.suffix.lower() in READERS and not f.name.startswith(".") and f.is_file()]
     if not files:
         raise UserError(f"{where}: no picture in {path}; it takes {', '.join(READERS)}")
     return tuple(File(str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files)
+
+
+def _within(folder: Path) -> Iterator[Path]:
+    """All files and folders in it, one at a time; links to folders are not followed."""
+    for where, folders, files in os.walk(folder):
+        yield from (Path(where, name) for name in (*folders, *files))
 
 
 def read_pictures(files: Sequence[File], where: str) -> Iterator[tuple[str, Array]]:

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from deeplense import config
-from deeplense.errors import UserError
+from deeplense.errors import UserError, brief
 
 Array = NDArray[np.float64]
+LARGEST = 1e20  # number in a prior, of either sign; draws and powers of what is larger overflow
+MEAN = 1e9  # of a poisson
 
 
 class Kind(NamedTuple):
@@ -39,7 +41,7 @@ def power_law(rng: Generator, shape: tuple[int, ...], low: float, high: float, s
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _ordered(low: float, high: float, *_: float) -> str:
@@ -50,8 +52,19 @@ def _positive(low: float, high: float, *_: float) -> str:
     return _ordered(low, high) or ("" if low > 0 else f"low {low:g} must be positive")
 
 
+def _steep(low: float, high: float, slope: float) -> str:
+    if wrong := _positive(low, high):
+        return wrong
+    if low < 1 / LARGEST:
+        return f"low {low:g} is too small; give {1 / LARGEST:g} or more"
+    return "" if abs(slope) <= 10 else f"slope {slope:g} is not in [-10, 10]"
+
+
 def _truncated(mean: float, sigma: float, low: float, high: float) -> str:
-    return _ordered(low, high) or ("" if sigma > 0 else f"sigma {sigma:g} must be positive")
+    if wrong := _ordered(low, high) or ("" if sigma > 0 else f"sigma {sigma:g} must be positive"):
+        return wrong
+    near = low - 30 * sigma < mean < high + 30 * sigma  # beyond, the distribution function has no digits left
+    return "" if near else f"the range [{low:g}, {high:g}] lies more than 30 sigma from the mean {mean:g}"
 
 
 def truncated_normal(
@@ -77,10 +90,10 @@ PRIORS: dict[str, Kind] = {
     "truncated_normal": Kind(
         ("mean", "sigma", "low", "high"), _truncated, truncated_normal, lambda mean, sigma, low, high: (low, high)
     ),
-    "power_law": Kind(("low", "high", "slope"), _positive, power_law),
+    "power_law": Kind(("low", "high", "slope"), _steep, power_law),
     "poisson": Kind(
         ("mean",),
-        lambda mean: "" if mean >= 0 else f"mean {mean:g} must not be negative",
+        lambda mean: "" if 0 <= mean <= MEAN else f"mean {mean:g} must not be negative, nor above {MEAN:g}",
         lambda rng, shape, mean: rng.poisson(mean, shape).astype(float),
         lambda mean: (0.0, np.inf),
     ),
@@ -108,12 +121,13 @@ class Prior:
         if _number(spec):
             return cls("constant", (float(spec),))
         if not isinstance(spec, dict) or len(spec) != 1:
-            raise UserError(f"{where}: {spec!r} is not a prior; write a number or {{uniform: [low, high]}}")
+            raise UserError(f"{where}: {brief(spec)} is not a prior; write a number or {{uniform: [low, high]}}")
         ((name, arguments),) = spec.items()
         kind = config.lookup(PRIORS, str(name), f"{where}: prior")
         values = arguments if isinstance(arguments, list | tuple) else [arguments]
         if len(values) != len(kind.arguments) or not all(map(_number, values)):
-            raise UserError(f"{where}: {name} takes [{', '.join(kind.arguments)}] as numbers, not {arguments!r}")
+            takes = f"[{', '.join(kind.arguments)}] as numbers up to {LARGEST:g}"
+            raise UserError(f"{where}: {name} takes {takes}, not {brief(arguments)}")
         if wrong := kind.check(*values):
             raise UserError(f"{where}: {name} {list(values)}: {wrong}")
         return cls(str(name), tuple(float(v) for v in values))

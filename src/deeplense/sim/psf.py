@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from scipy.fft import next_fast_len
 from torch import Tensor
 
@@ -19,6 +20,9 @@ from deeplense.sim.instrument import Instrument
 
 WHERE = "simulation.psf"
 MOFFAT_RADIUS = 5  # FWHM at which its wings are cut: for beta 2.5 beyond them lies half a percent of the flux
+NARROWEST, WIDEST = 1e-3, 100.0  # FWHM [arcsec]
+WIDEST_PIXELS = 200  # the same in pixels of the image; a Moffat kernel has ten times as many a side
+MOST = 1 << 30  # bytes of kernels in memory
 KINDS = ("gaussian", "moffat", "kernels")
 
 
@@ -45,12 +49,12 @@ def choose(instrument: Instrument, spec: dict[str, Any] | None, where: str = WHE
         raise UserError(f"{where}: {kind} takes numbers, not {value!r}")
     if len(numbers) != (1 if kind == "gaussian" else 2):
         raise UserError(f"{where}: write {{gaussian: fwhm}} or {{moffat: [fwhm, beta]}}, not {value!r}")
-    if numbers[0] <= 0:
-        raise UserError(f"{where}: the FWHM {numbers[0]:g} must be positive [arcsec]")
+    if not NARROWEST <= numbers[0] <= WIDEST:
+        raise UserError(f"{where}: the FWHM {numbers[0]:g} must lie in [{NARROWEST:g}, {WIDEST:g}] arcsec")
     if kind == "gaussian":
         return dataclasses.replace(instrument, psf_fwhm=float(numbers[0]), psf_beta=None), None
-    if numbers[1] <= 1:
-        raise UserError(f"{where}: beta {numbers[1]:g} must be above 1, or the flux has no end")
+    if not 1 < numbers[1] <= 100:
+        raise UserError(f"{where}: beta {numbers[1]:g} must be above 1, or the flux has no end, and 100 at most")
     return dataclasses.replace(instrument, psf_fwhm=float(numbers[0]), psf_beta=float(numbers[1])), None
 
 
@@ -65,15 +69,19 @@ def read_kernels(path: str, where: str = WHERE) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _read_kernels(files: tuple[File, ...], where: str) -> Tensor:
-    found = list(read_pictures(files, where))
-    for name, kernel in found:
+    found: list[NDArray[np.float64]] = []
+    widest = 0
+    for name, kernel in read_pictures(files, where):
         height, width = kernel.shape
+        widest = max(widest, height)
+        if (len(found) + 1) * widest**2 * kernel.itemsize > MOST:
+            raise UserError(f"{where}: {name}: more than {MOST / 1e9:.0f} GB of kernels in memory; choose fewer")
         if height != width or height % 2 == 0:
             raise UserError(f"{where}: {name}: {height} x {width} pixels; a kernel is square with an odd side")
         if not kernel.sum() > 0:
             raise UserError(f"{where}: {name}: its sum is {kernel.sum():g}; it must be positive")
-    size = max(len(kernel) for _, kernel in found)
-    return torch.from_numpy(np.stack([np.pad(k / k.sum(), (size - len(k)) // 2) for _, k in found]))
+        found.append(kernel / kernel.sum())
+    return torch.from_numpy(np.stack([np.pad(k, (widest - len(k)) // 2) for k in found]))
 
 
 @lru_cache

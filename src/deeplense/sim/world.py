@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from deeplense import config, recipe, rng
+from deeplense.allow import find_class
 from deeplense.errors import UserError
 from deeplense.lensing import cosmology
 from deeplense.lensing.cosmology import Distances
 from deeplense.lensing.mesh import on_grid
 from deeplense.lensing.raytrace import Component
+from deeplense.sim import psf
 from deeplense.sim.bands import bands_of, pixel_scale
 from deeplense.sim.checks import check, one_of
 from deeplense.sim.macro import macro_lens, match_mass
@@ -23,7 +25,7 @@ from deeplense.sim.priors import Prior
 from deeplense.sim.scene import InBand, Scene
 from deeplense.sim.source import Galaxies
 from deeplense.sim.substructure import POPULATIONS, Host, Substructure, Truth
-from deeplense.sim.substructure.base import tensors
+from deeplense.sim.substructure.base import POPULATION, is_population, tensors
 
 PYHALO = (
     69.7,
@@ -54,22 +56,18 @@ class World:
     """
 
     def __init__(self, simulation: recipe.Simulation) -> None:
-        s = self.simulation = simulation
+        # whoever made it, its numbers lie in their ranges
+        s = self.simulation = config.build(recipe.Simulation, dataclasses.asdict(simulation), "simulation")
         self._bands = bands_of(s)
         self.bands = [band.name for band in self._bands]
         self.instruments = [band.instrument for band in self._bands]
         self.instrument = self.instruments[0]
         self.pixel_scale = pixel_scale(self._bands, s.pixel_scale)
         self.size = s.size
-        check(s.size >= 8, "simulation.size", f"{s.size} pixels are too few; give 8 or more")
-        check(self.pixel_scale > 0, "simulation.pixel_scale", f"{self.pixel_scale} must be positive")
-        check(
-            s.supersampling in (1, 2, 3, 4),
-            "simulation.supersampling",
-            f"{s.supersampling} is not 1, 2, 3 or 4",
-        )
-        check(s.cosmology.H0 > 0, "simulation.cosmology.H0", f"{s.cosmology.H0} must be positive")
-        check(0 < s.cosmology.Om0 <= 1, "simulation.cosmology.Om0", f"{s.cosmology.Om0} must lie in (0, 1]")
+        for band in self._bands:
+            wide = band.instrument.psf_fwhm / self.pixel_scale
+            fine = band.kernels is not None or wide <= psf.WIDEST_PIXELS
+            check(fine, psf.WHERE, f"the FWHM is {wide:.0f} pixels; at most {psf.WIDEST_PIXELS} are possible")
         self._redshifts = [
             Prior.parse(z, f"simulation.{k}") for k, z in (("z_lens", s.z_lens), ("z_source", s.z_source))
         ]
@@ -317,7 +315,9 @@ def _population(name: str, spec: dict[str, Any]) -> Any:
     where = f"simulation.classes.{name}"
     if not isinstance(spec, dict) or "population" not in spec:
         raise UserError(f"{where} needs a 'population'; {config.nearest('population', POPULATIONS)}")
-    cls = config.lookup(POPULATIONS, str(spec["population"]), "population")
+    kind = str(spec["population"])
+    cls = find_class(kind, "population", is_population, POPULATION) if ":" in kind else None
+    cls = cls or config.lookup(POPULATIONS, kind, "population")
     return config.build(cls, {k: v for k, v in spec.items() if k not in ("population", "lens")}, where)
 
 

@@ -66,7 +66,6 @@ def train(
         KeyboardInterrupt: Ctrl-C, after telling how to resume.
     """
     made = config.load_recipe(config.to_tree(recipe) if isinstance(recipe, Recipe) else recipe, overrides)
-    _check(made.training)
     where, out = resolve_device(device), Path(out)
     last = _claim(out, made, resume)
     feed = make_feed(made, data, where)
@@ -123,19 +122,6 @@ def _look(recipe: Recipe, feed: Feed) -> tuple[Preprocessor, Familiarity, Tensor
 def _rank() -> int:
     """0 but in the other processes of a distributed training; every launcher sets it."""
     return int(getattr(rank_zero_only, "rank", 0))
-
-
-def _check(training: Training) -> None:
-    """Numbers that no training can use."""
-    least = {"epochs": 1, "batch_size": 2, "steps_per_epoch": 1, "val_images": 1, "cycle_epochs": 1}
-    for name, smallest in least.items():
-        if getattr(training, name) < smallest:
-            raise UserError(f"training.{name} is {getattr(training, name)}; it must be at least {smallest}")
-    if not training.lr > 0:
-        raise UserError(f"training.lr is {training.lr}; it must be positive")
-    for name in ("ema_decay", "warmup", "label_smoothing", "momentum"):
-        if not 0 <= getattr(training, name) < 1:
-            raise UserError(f"training.{name} is {getattr(training, name)}; it must lie in [0, 1)")
 
 
 def _claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:

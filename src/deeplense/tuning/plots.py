@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.trial import TrialState
 
+from deeplense.evaluation.plots import plain
+
 METRIC = "validation loss [nat]"
 BLUE, GREY, ORANGE = "#2b6cb0", "#a0aec0", "#c05621"
 
@@ -71,7 +73,7 @@ def importance(study: optuna.Study) -> Figure:
         share = optuna.importance.get_param_importances(study, evaluator=evaluator)
     axes = figure.add_subplot()
     order = sorted(share, key=lambda name: share[name])
-    bars = axes.barh(order, [share[name] for name in order], color=BLUE, height=0.6)
+    bars = axes.barh([plain(name) for name in order], [share[name] for name in order], color=BLUE, height=0.6)
     axes.bar_label(bars, [f"{share[name]:.2f}" for name in order], padding=4, fontsize=9)
     axes.set(xlabel=f"share of the variance of the {METRIC.split(' [')[0]}", xlim=(0, 1.1 * max(share.values())))
     axes.set_title(f"fANOVA over {len(values)} complete trials", fontsize=9, color="0.4", loc="right")

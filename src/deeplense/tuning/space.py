@@ -53,9 +53,9 @@ class Dimension:
         return self._choices[stored] if isinstance(self.distribution, CategoricalDistribution) else stored
 
     def examples(self) -> list[Any]:
-        """Every choice, or the low end of the range, which has the type of all of it."""
+        """Every choice, or the ends of the range, between which all is alike."""
         d = self.distribution
-        return list(self._choices.values()) if isinstance(d, CategoricalDistribution) else [d.low]
+        return list(self._choices.values()) if isinstance(d, CategoricalDistribution) else [d.low, d.high]
 
 
 def parse(recipe: Recipe, stored: bool) -> list[Dimension]:

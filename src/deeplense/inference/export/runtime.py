@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplense import trees
 from deeplense.answers import ANSWERS, Prediction
 from deeplense.data.schema import ImageInfo, image_info
 from deeplense.errors import UserError
@@ -36,8 +36,8 @@ class OnnxBundle:
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         self._session = _session(Path(path), threads)
         try:
-            about = json.loads(self._session.get_modelmeta().custom_metadata_map.get(KEY, "null"))
-        except (ValueError, RecursionError):
+            about = trees.read_json(self._session.get_modelmeta().custom_metadata_map.get(KEY, "null"), str(path))
+        except ValueError:
             about = None
         if not isinstance(about, dict):
             raise UserError(f"{path}: not an ONNX file of deeplense; give one that `deeplense export` wrote")

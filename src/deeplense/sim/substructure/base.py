@@ -1,18 +1,20 @@
 """What a population of dark structure gets and gives.
 
 To add one: a dataclass whose fields are its recipe parameters, with `truth` and `sample`, in a file of its own; one
-line in `POPULATIONS` (or `population: my_package.module:Class` in a recipe). The contract test runs over every entry.
+line in `POPULATIONS` (or `population: my_package.module:Class` in a recipe, see `deeplense.allow`). The contract test
+runs over every entry.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deeplense.errors import UserError
 from deeplense.lensing.cosmology import Distances
 from deeplense.lensing.multiplane import Planes
 from deeplense.lensing.raytrace import Component
@@ -81,6 +83,21 @@ class Substructure:
     truth: dict[str, Array] = field(default_factory=dict)
     halos: Halos | None = None
     planes: Planes | None = None
+
+
+MOST = 20_000  # deflectors that an image may hold
+POPULATION = "a population: a dataclass with 'truth' and 'sample'"
+
+
+def is_population(cls: type) -> bool:
+    """Whether a class can be one, by its outside."""
+    return is_dataclass(cls) and all(callable(getattr(cls, name, None)) for name in ("truth", "sample"))
+
+
+def check_number(number: Array, where: str) -> None:
+    """Raises: UserError: more than can be."""
+    if number.max(initial=0) > MOST:
+        raise UserError(f"{where} draws {number.max():,} in one image, more than {MOST:,}; lower it")
 
 
 def tensors(arrays: dict[str, Array]) -> dict[str, torch.Tensor]:

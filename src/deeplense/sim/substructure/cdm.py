@@ -6,7 +6,7 @@ The other halo families are this one with something changed: `warm.py`, `self_in
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +17,12 @@ from deeplense.lensing import halo
 from deeplense.lensing.raytrace import Component
 from deeplense.lensing.structure import MASSES, Structure
 from deeplense.recipe import Prior as Spec
+from deeplense.recipe import Range
 from deeplense.sim.priors import Prior
 from deeplense.sim.substructure import galaxy
 from deeplense.sim.substructure import line_of_sight as los
 from deeplense.sim.substructure.base import (
+    MOST,
     Array,
     Halos,
     Host,
@@ -31,7 +33,6 @@ from deeplense.sim.substructure.base import (
     together,
 )
 
-MOST = 20_000  # halos that an image may hold
 PIVOT = 1e8  # Msun, m0 of the mass function
 DEPTHS = 4  # of the quadrature along the line of sight
 
@@ -73,9 +74,9 @@ class ColdDarkMatter:
 
     sigma_sub: Spec = 0.025
     log10_m_host: Spec = 13.0
-    mass: list[float] = field(default_factory=lambda: [1e7, 1e10])
-    slope: float = -1.9
-    scatter: float = 0.11
+    mass: list[Annotated[float, Range(0, 1e16)]] = field(default_factory=lambda: [1e7, 1e10])
+    slope: Annotated[float, Range(-10, 0)] = -1.9
+    scatter: Annotated[float, Range(0, 2)] = 0.11
     compensate: bool = True
     line_of_sight: float = 0.0
     multi_plane: bool = False

@@ -11,7 +11,7 @@ from numpy.random import Generator
 from deeplense.lensing.raytrace import Component
 from deeplense.recipe import Prior as Spec
 from deeplense.sim.priors import Prior
-from deeplense.sim.substructure.base import Host, Substructure, Truth, log10_or_nan, tensors
+from deeplense.sim.substructure.base import Host, Substructure, Truth, check_number, log10_or_nan, tensors
 
 
 @dataclass
@@ -38,6 +38,7 @@ class PointMasses:
     def sample(self, rng: Generator, host: Host) -> Substructure:
         n = len(host)
         number = np.maximum(self._number.sample(rng, (n,)), 0).astype(int)
+        check_number(number, "point_masses.number")
         shape = (n, max(1, int(number.max(initial=0))))
         mask = np.arange(shape[1]) < number[:, None]
         mass = self._mass.sample(rng, shape)

@@ -12,7 +12,7 @@ from deeplense.errors import UserError
 from deeplense.lensing.raytrace import Component
 from deeplense.recipe import Prior as Spec
 from deeplense.sim.priors import Prior
-from deeplense.sim.substructure.base import Host, Substructure, Truth, log10_or_nan, tensors
+from deeplense.sim.substructure.base import MOST, Host, Substructure, Truth, check_number, log10_or_nan, tensors
 
 
 @dataclass
@@ -39,8 +39,10 @@ class Vortex:
         self._number = Prior.parse(self.number, "vortex.number")
         self._log10_m = Prior.parse(self.log10_m_axion, "vortex.log10_m_axion")
         self._impact = Prior.parse(self.impact, "vortex.impact")
-        if self.points is not None and self.points < 2:
-            raise UserError(f"vortex.points is {self.points}; give 2 or more, or null for the closed form")
+        if self.points is not None and not 2 <= self.points <= MOST:
+            raise UserError(
+                f"vortex.points is {self.points}; give 2 or more, up to {MOST:,}, or null for the closed form"
+            )
         if self.points is not None and self.number != 1:
             raise UserError("vortex.points is of a single line; set it to null for several")
 
@@ -55,6 +57,7 @@ class Vortex:
     def sample(self, rng: Generator, host: Host) -> Substructure:
         n = len(host)
         number = np.maximum(np.rint(self._number.sample(rng, (n,))), 0).astype(int)
+        check_number(number, "vortex.number")
         shape = (n, max(1, int(number.max(initial=0))))
         mask = np.arange(shape[1]) < number[:, None]
         log10_m = self._log10_m.sample(rng, (n, 1))
