@@ -74,7 +74,9 @@ def test_a_terminated_simulation_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
-def test_every_verb_ends_with_143(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_ends_with_143(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def terminated(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("went on after SIGTERM")
@@ -91,12 +93,17 @@ def test_every_verb_ends_with_143(verb: str, monkeypatch: pytest.MonkeyPatch, ca
 
 def test_putting_in_order_is_not_terminated_again() -> None:
     done = []
-    with pytest.raises(Terminated), terminable():
+
+    @terminable()
+    def stopped() -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
             done.append(True)
+
+    with pytest.raises(Terminated):
+        stopped()
     assert done
 
 
