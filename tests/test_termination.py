@@ -22,6 +22,7 @@ RECIPE = """
 base: quickstart
 name: long
 training: {epochs: 60, batch_size: 32}
+tuning: {trials: 1, space: {training.lr: {log: [0.001, 0.01]}}}
 """
 
 
@@ -61,6 +62,19 @@ def test_a_terminated_training_says_how_to_go_on_and_goes_on(tiny_dataset: Path,
     assert start(*words, "--resume").wait(90) == 0
     assert len(losses(out)) == 60
     assert losses(out)[: len(before)] == before
+
+
+def test_a_terminated_study_tries_the_same_settings_again(tiny_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    out = tmp_path / "study"
+    words = ["tune", tmp_path / "r.yaml", "--data", tiny_dataset, "--out", out, "--device", "cpu"]
+    told, _ = terminate(start(*words), (out / "trials/0/last.ckpt").exists)
+    assert told == f"stopped after 0 of 1 trials; the same command with --out {out} goes on\n"
+    assert start(*words).wait(90) == 0
+    with open(out / "history.csv", newline="") as file:
+        first, again = csv.DictReader(file)
+    assert (first["state"], first["message"], again["state"]) == ("fail", "interrupted", "complete")
+    assert first["training.lr"] == again["training.lr"]
 
 
 def test_a_terminated_simulation_goes_on(tmp_path: Path) -> None:
