@@ -79,7 +79,7 @@ def test_a_line_that_is_just_being_written_is_left_alone(journal: bytes, tmp_pat
         reader.join(0.3)  # it waits for the lock, or has not come so far
         file.write(line[20:])
     writer.lock.release()
-    reader.join(60)
+    reader.join(300)
     assert found[0].get_study_user_attrs(0)["slow"] is True
     assert here.read_bytes() == journal + line
     assert not here.with_name("journal.log.torn").exists()
