@@ -14,6 +14,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 
 from deeplense.errors import UserError
+from deeplense.interruption import Terminated, status, terminable
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,10 @@ VERBS = {
     "benchmark": Verb("deeplense.benchmark:benchmark", "deeplense benchmark simulate", ("verb?",)),
 }
 
-INTERRUPTED = 130
 
-
+@terminable()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits 0, 2 on bad input (one line says what), 130 after Ctrl-C."""
+    """Run the command line; exits 0, 2 on bad input (one line says what), 130 after Ctrl-C, 143 after SIGTERM."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
@@ -111,8 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error))
     except ArgumentError as error:
         _fail(" ".join(str(error).split()) + f" (deeplense {arguments[0]} --help shows how)")
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        if isinstance(stop, Terminated):  # who presses Ctrl-C knows; a log should say
+            how = " with --resume" if arguments[:1] == ["train"] else ""
+            sys.stdout.flush()
+            print(f"stopped by SIGTERM; the same command{how} goes on, or starts again", file=sys.stderr)
+        sys.exit(status(stop))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -17,43 +16,56 @@ from deeplense.data import schema
 from deeplense.data.generate import simulate
 
 LAUNCHER = """
-import os, signal, sys, time
+import os, random, resource, signal, sys
 from deeplense import cli
 from deeplense.data.generate import World, config
-recipe, out, *delays = sys.argv[1:]
+recipe, out = sys.argv[1:]
 World(config.load_recipe(recipe).simulation)  # what takes time is imported once, here
-def start():
+def live(seconds=0.0, renames=0):
+    "One life, killed after so much time of computing (load does not change it) or just before it renames a file."
     pid = os.fork()
     if pid == 0:
+        seen = []
+        def hook(event, _):
+            if event == "os.rename":
+                seen.append(event)
+                if len(seen) == renames:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(hook)
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal, unhandled, ends a process as SIGKILL does
         try:
             cli.main(["simulate", recipe, "--out", out, "--workers", "1"])
         except SystemExit as stop:
             os._exit(stop.code)
         os._exit(0)
-    return pid
-for delay in delays:
-    pid = start()
-    time.sleep(float(delay))
-    os.kill(pid, signal.SIGKILL)
-    print("killed" if os.WIFSIGNALED(os.waitpid(pid, 0)[1]) else "finished", len(os.listdir(out)), flush=True)
-print("end", os.waitstatus_to_exitcode(os.waitpid(start(), 0)[1]))
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    there = os.listdir(out) if os.path.isdir(out) else []
+    print("life", code, sum(name.endswith(".h5") and name[0] != "." for name in there), flush=True)
+live(renames=1)  # its plan
+live(renames=2)  # its first shard
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+shard = (used.ru_utime + used.ru_stime) / 1.2  # about what one takes
+live(renames=3)  # its second shard
+draw = random.Random(3)
+for _ in range(7):
+    live(seconds=draw.uniform(0.02, 1.0) * shard)
+live()
 """
 
 
 def test_killed_at_ten_random_moments_it_ends_bit_identical(whole: Path, tmp_path: Path) -> None:
+    """From before the first file to well within a shard; what one life has finished, the next one keeps."""
     (tmp_path / "r.yaml").write_text(config.dump(TINY))
-    draw = random.Random(3)
-    # from before the first file to well within a shard; what one life has finished, the next one keeps
-    delays = [f"{draw.uniform(0.02, 0.35):.3f}" for _ in range(10)]
     out = tmp_path / "o"
     done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, str(tmp_path / "r.yaml"), str(out), *delays],
-        capture_output=True, text=True, env=ENVIRONMENT, timeout=120,
+        [sys.executable, "-c", LAUNCHER, str(tmp_path / "r.yaml"), str(out)],
+        capture_output=True, text=True, env=ENVIRONMENT, timeout=600,
     )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("killed", "finished", "end"))]
-    assert len(lines) == 11, done.stderr
-    assert lines[0].startswith("killed")
-    assert lines[-1] == "end 0"
+    lives = [tuple(map(int, line.split()[1:])) for line in done.stdout.splitlines() if line.startswith("life")]
+    assert len(lives) == 11, done.stderr
+    assert all(code in (-signal.SIGKILL, -signal.SIGPROF) for code, _ in lives[:-1]), lives
+    assert [shards for _, shards in lives[:3]] == [0, 0, 1]
+    assert lives[-1] == (0, len(list(whole.glob("*.h5"))))
     assert content(out) == content(whole)
 
 

@@ -290,9 +290,13 @@ def _splits(recipe: Recipe, text: str | None, per_class: int | None, classes: in
     return found
 
 
+def _begun(out: Path) -> set[Path]:
+    """What processes that were killed had begun to write."""
+    return set(out.glob(".*.tmp*"))
+
+
 def _sweep(out: Path) -> None:
-    """Remove what processes that were killed had begun to write."""
-    for stale in out.glob(".*.tmp*"):
+    for stale in _begun(out):
         stale.unlink(missing_ok=True)
 
 
@@ -321,7 +325,7 @@ def _claim(out: Path, recipe: Recipe, engine: str, device: str, world: World) ->
     elif (out / PLAN).exists():
         if (out / PLAN).read_text() != json.dumps(plan):
             raise UserError(f"{out}: holds another unfinished simulation; choose another --out or delete it")
-    elif out.is_dir() and any(out.iterdir()):
+    elif out.is_dir() and set(out.iterdir()) - _begun(out):
         raise UserError(f"{out}: is not empty; choose another --out")
     halos = 4 * len(HALO_COLUMNS) * (world.halos_per_image or 0)
     image = 4 * len(world.bands) * world.size**2 + 8 * len(world.truth) + 128 + halos

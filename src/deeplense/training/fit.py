@@ -63,7 +63,7 @@ def train(
 
     Raises:
         UserError: bad recipe or data, a folder that holds another run, an absent device, or divergence.
-        KeyboardInterrupt: Ctrl-C, after telling how to resume.
+        KeyboardInterrupt: Ctrl-C (or SIGTERM, where it raises one), after telling how to resume.
     """
     made = config.load_recipe(config.to_tree(recipe) if isinstance(recipe, Recipe) else recipe, overrides)
     where, out = resolve_device(device), Path(out)
@@ -90,13 +90,13 @@ def train(
             _trainer(made.training, where, out, keeper, processes).fit(module, ckpt_path=last)
         except SystemExit:
             # Lightning's way of passing Ctrl-C on
-            if not keeper.interrupted:
+            if keeper.interrupted is None:
                 raise
         finally:
             feed.close()
-    if keeper.interrupted:
+    if keeper.interrupted is not None:
         print(f"\nstopped; the same command with --resume continues from epoch {len(keeper.history)} ({out})")
-        raise KeyboardInterrupt
+        raise keeper.interrupted
     if keeper.best is None:
         raise UserError(f"{out}: the validation loss was never finite; lower training.lr (it is {made.training.lr:g})")
     if _rank() == 0:

@@ -6,7 +6,9 @@ import copy
 import csv
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -32,7 +34,7 @@ class Keeper(pl.Callback):
 
     Attributes:
         history: one row an epoch, see `COLUMNS`; the first epoch is 1. best: the row of the best so far.
-        interrupted: Ctrl-C was pressed.
+        interrupted: what Ctrl-C or SIGTERM raised, if one came.
     """
 
     def __init__(self, out: Path, specs: list[HeadSpec], on_epoch: OnEpoch | None) -> None:
@@ -40,7 +42,8 @@ class Keeper(pl.Callback):
         self.metric_name = "metric"
         self.history: list[dict[str, float]] = []
         self.best: dict[str, float] | None = None
-        self.interrupted = False
+        self.interrupted: type[KeyboardInterrupt] | None = None
+        self._on_sigterm = signal.getsignal(signal.SIGTERM)
         self._clock = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
@@ -54,11 +57,14 @@ class Keeper(pl.Callback):
         checkpoint["fingerprint"] = module.feed.manifest.fingerprint
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        self.interrupted = isinstance(exception, KeyboardInterrupt)
+        self.interrupted = type(exception) if isinstance(exception, KeyboardInterrupt) else None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, LensModule)
         self.metric_name = next(iter(module.network.each().values())).metric_name
+        # Lightning's own handler, set just before, ends the program with 0 as if the training were finished
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_sigterm)
         trainer.should_stop = self._stale(module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

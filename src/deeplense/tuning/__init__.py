@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
-from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
-# name -> sampler of a seed; CMA-ES searches the numbers of a space and leaves choices to random draws
+from deeplense.tuning.evolution import Evolution
+
+# name -> sampler of a seed
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=6),
-    "cmaes": lambda seed: CmaEsSampler(seed=seed, n_startup_trials=4, warn_independent_sampling=False),
+    "cmaes": Evolution,
     "random": lambda seed: RandomSampler(seed=seed),
 }
 

@@ -52,6 +52,13 @@ class Dimension:
         """The recipe's value of what Optuna stores."""
         return self._choices[stored] if isinstance(self.distribution, CategoricalDistribution) else stored
 
+    def holds(self, stored: Any) -> bool:
+        """Whether Optuna may have stored this value."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return stored in d.choices
+        return type(stored) in (int, float) and d.low <= stored <= d.high
+
     def examples(self) -> list[Any]:
         """Every choice, or the ends of the range, between which all is alike."""
         d = self.distribution
