@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +107,47 @@ def test_missing_pixels_become_sky() -> None:
     filled[0, 0, 3, 4] = filled[0, 0, 5, 5] = float(np.median(images))
     assert torch.allclose(made(holed), made(filled))
     assert Preprocessor.fit(Preprocess(), INFO, [holed])(holed).isfinite().all()
+
+
+def test_statistics_in_parts_are_those_of_the_whole() -> None:
+    """To the last bit, so that no training changes."""
+    images = _images(300, channels=2)
+    images[:, 1] = images[:, 1].abs() ** 1.5
+    images[5, 0, 3, 4] = torch.nan
+    made = Preprocessor.fit(Preprocess(), ImageInfo(2, 20, 20), images.split(70))
+    rows = images.transpose(0, 1).flatten(1)
+    sky = torch.tensor([np.median(row[row.isfinite()].numpy()) for row in rows])
+    whole = torch.where(images.isfinite(), images, sky[:, None, None])
+    rows = whole.transpose(0, 1).flatten(1)
+    noise = whole.diff(dim=2).diff(dim=3).transpose(0, 1).flatten(1).abs().median(dim=1).values * (1.4826 / 2)
+    scale = np.maximum(np.percentile(rows.numpy(), 99, axis=1) / 100, noise.numpy())
+    stretched = made._stretch(whole).transpose(0, 1).flatten(1).double()
+    for name, value in {
+        "sky": sky, "scale": torch.from_numpy(scale), "mean": stretched.mean(1).float(),
+        "std": stretched.std(1, correction=0).float(),
+    }.items():  # fmt: skip
+        assert torch.equal(getattr(made, name).flatten(), value), name
+
+
+def test_to_fit_takes_no_more_than_twice_the_data() -> None:
+    code = """if True:
+        import resource, torch
+        from deeplense.data.schema import ImageInfo
+        from deeplense.data.transforms import Preprocessor
+        from deeplense.recipe import Preprocess
+
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+        torch.set_num_threads(1)
+        Preprocessor.fit(Preprocess(), ImageInfo(1, 64, 64), [torch.rand(64, 1, 64, 64)])
+        before = peak()
+        images = torch.rand(12_800, 1, 64, 64)
+        Preprocessor.fit(Preprocess(), ImageInfo(1, 64, 64), [images])
+        print((peak() - before) / 200)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2.1  # a part in work is a twentieth
 
 
 def test_state_rebuilds_it() -> None:
