@@ -35,29 +35,31 @@ def fits_image(content: bytes) -> tuple[NDArray[Any], float | None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of headers that bend the standard
         with fits.open(io.BytesIO(content), memmap=False) as hdus:
-            for hdu in hdus:
+            for number, hdu in enumerate(hdus):
                 shape = hdu.shape if hdu.is_image else ()
                 if len(shape) in (2, 3):
                     check_image(shape)
                     if isinstance(hdu, fits.CompImageHDU):
-                        _check_tiles(hdu, len(content))
+                        _check_tiles(hdu, content, number)
                     return np.asarray(hdu.data), _pixel_scale(hdu.header)
     raise Unreadable("no image in the FITS file")
 
 
-def _check_tiles(hdu: fits.CompImageHDU, size: int) -> None:
+def _check_tiles(hdu: fits.CompImageHDU, content: bytes, number: int) -> None:
     """A tile may say that it unpacks to anything."""
     tile = math.prod(hdu.tile_shape)
     whole = tile * math.prod(-(-n // m) for n, m in zip(hdu.shape, hdu.tile_shape, strict=True))
     check_image(hdu.tile_shape)
-    if not unpacks(8 * whole, size):
+    if not unpacks(8 * whole, len(content)):
         raise Unreadable(f"unpacks to {8 * whole >> 20} MiB, more than {RATIO} times its size")
-    if not hdu.compression_type.startswith("GZIP"):
-        return
-    for name in hdu.compressed_data.names:
-        for packed in hdu.compressed_data[name] if name.endswith("COMPRESSED_DATA") else ():
+    gzipped = {"GZIP_COMPRESSED_DATA"}  # where another way failed
+    if hdu.compression_type.startswith("GZIP"):
+        gzipped.add("COMPRESSED_DATA")
+    with fits.open(io.BytesIO(content), memmap=False, disable_image_compression=True) as hdus:
+        table = hdus[number].data
+        for packed in (packed for name in gzipped.intersection(table.names) for packed in table[name]):
             unpacking = zlib.decompressobj(wbits=31)
-            unpacking.decompress(np.asarray(packed).tobytes(), 8 * tile + 1)
+            unpacking.decompress(packed.tobytes(), 8 * tile + 1)
             if len(packed) and not unpacking.eof:
                 raise Unreadable("a tile unpacks to more than its size, or is damaged")
 
