@@ -98,7 +98,7 @@ class Preprocessor(nn.Module):
         room = np.empty((image.channels, sum(part[:, 0].numel() for part in parts)), np.float32)
         for sky, row in zip(self.sky, _gather(((part, part.isfinite()) for part in parts), room), strict=True):
             if not len(row):
-                raise UserError("the training images have a channel without a finite pixel; make the dataset without it")
+                raise UserError("the training images have a channel without a finite pixel; make them without it")
             sky.fill_(float(np.median(row, overwrite_input=True)))
         if config.scale is None and config.stretch != "none":
             self.scale.copy_(_stretch_scale(lambda: map(self._geometry, parts), room)[:, None, None])
@@ -130,7 +130,7 @@ class Preprocessor(nn.Module):
 
     def _stretch(self, x: Tensor) -> Tensor:
         if self.config.stretch == "asinh":
-            return torch.asinh(x / self.scale)
+            return asinh(x / self.scale)
         if self.config.stretch == "log":
             return torch.log1p(x.clamp(min=0) / self.scale)
         return x
@@ -184,3 +184,19 @@ def _spread(row: NDArray[np.float32]) -> np.float32:
     row -= row.mean()
     row *= row
     return np.sqrt(row.mean())
+
+
+def asinh(x: Tensor) -> Tensor:
+    """Inverse hyperbolic sine in single precision, about three times as fast as `torch.asinh`.
+
+    For 10⁻⁴ < |x|, log(1 + u) with u = |x| + x²/(1 + √(1 + x²)) and the digits that 1 + u lost given back (Goldberg
+    1991, doi:10.1145/103162.103163, theorem 4); below, x itself, which is right to x²/6. Within 2e-7 of the truth up
+    to half of the largest number; from there on it is constant. Plain arithmetic, so that an exported graph does the
+    same, and with a finite gradient everywhere.
+    """
+    a = x.abs().clamp(5e-5, 1.7e38)
+    s = a.clamp(max=1e9)  # its square stays finite
+    u = a + a * (s / (1 + torch.sqrt(1 + s * s)))
+    w = 1 + u
+    y = torch.log(w) * (u / (w - 1))
+    return torch.where(x.abs() < 1e-4, x, x.sign() * y)
