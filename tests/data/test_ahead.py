@@ -22,13 +22,9 @@ def split(tmp_path: Path) -> Split:
     """Three shards of 100 images of 64 kB."""
     shards = []
     for k in range(3):
-        images = (
-            np.full((100, 1, 128, 128), k, np.float32) + np.arange(100, dtype=np.float32)[:, None, None, None] / 128
-        )
-        none = np.zeros((100, 0))
-        shards.append(
-            store.write_shard(tmp_path, "train", k, images, np.zeros(100, np.int64), none, map(str, range(100)))
-        )
+        images = np.full((100, 1, 128, 128), k, np.float32)
+        labels, params, ids = np.zeros(100, np.int64), np.zeros((100, 0)), [f"{k}/{i}" for i in range(100)]
+        shards.append(store.write_shard(tmp_path, "train", k, images, labels, params, ids))
     Manifest("m", ImageInfo(1, 128, 128), ["x"], [], {"train": 300}, shards).seal().write(tmp_path)
     return Dataset(tmp_path).split("train")
 
