@@ -94,7 +94,7 @@ class Preprocessor(nn.Module):
             UserError: see the class; also when no pixel is finite.
         """
         self = cls(config, image)
-        parts = [part for batch in images for part in batch.split(PART)]
+        parts = [part for batch in images for part in torch.split(batch, PART)]
         room = np.empty((image.channels, sum(part[:, 0].numel() for part in parts)), np.float32)
         for sky, row in zip(self.sky, _gather(((part, part.isfinite()) for part in parts), room), strict=True):
             if not len(row):
@@ -183,7 +183,7 @@ def _spread(row: NDArray[np.float32]) -> np.float32:
     """As `row.std()`, without a copy; the row is used up."""
     row -= row.mean()
     row *= row
-    return np.sqrt(row.mean())
+    return np.float32(np.sqrt(row.mean()))
 
 
 def asinh(x: Tensor) -> Tensor:
