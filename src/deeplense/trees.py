@@ -23,7 +23,7 @@ LONGEST = 1 << 18  # characters of YAML
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # a terminal obeys some, and prints no surrogate
 
 
-def check_plain(tree: Any, where: str) -> None:
+def check_plain(tree: Any, where: str, most: int = MOST) -> None:
     """See that all of a tree is plain, and that it is small.
 
     Raises:
@@ -42,8 +42,8 @@ def check_plain(tree: Any, where: str) -> None:
             for key, value in node.items() if isinstance(node, dict) else enumerate(node):
                 n, below = measure(value, f"{where}.{short(key)}", depth + 1)
                 values, levels = values + n + _leaf(key, where), max(levels, below)
-                if values > MOST:
-                    raise UserError(f"{where}: more than {MOST:,} values; a recipe is smaller")
+                if values > most:
+                    raise UserError(f"{where}: more than {most:,} values; it must be smaller")
             known[id(node)] = values, levels + 1
         values, levels = known[id(node)]
         if depth + levels > DEEPEST:

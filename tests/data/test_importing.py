@@ -4,6 +4,9 @@ import errno
 import os
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -302,3 +305,31 @@ def test_real_sub_no_sub_set(tmp_path: Path) -> None:
     assert (image.channels, image.height, image.width) == (1, 150, 150)
     assert Dataset(out).split("train").images(np.arange(50)).max() <= 255
     shutil.rmtree(out)
+
+
+def test_leftovers_of_a_killed_import_are_swept_by_the_next(tmp_path: Path) -> None:
+    source = wild.model_4_circulating(tmp_path / "set", n=4)
+    code = f"""if True:
+        import os, signal
+        from deeplense.data import importing
+        importing._split = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
+        importing.import_dataset({str(source)!r}, {str(tmp_path / "out")!r})
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob(".out.*.tmp")
+    other = tmp_path / ".out.1-2.tmp"  # of one that still runs
+    other.mkdir()
+    with importing._locked(other):
+        import_dataset(source, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.1-2.tmp", "out", "set"]
+    assert not left.exists()
+
+
+def test_a_source_whose_name_cannot_be_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = wild.model_4_circulating(tmp_path / "a\n\x1b[31m", n=4)
+    wild.write(source / "b\nad.txt", b"x")
+    out = import_dataset(source, tmp_path / "o\nut", splits="train=1")
+    manifest = validate(out, checksums=True)
+    assert (manifest.name, Path(manifest.source).name) == ("o\\nut", "a\\n\\x1b[31m")
+    assert "b\\nad.txt" in capsys.readouterr().out

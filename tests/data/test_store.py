@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from deeplense.data import schema, store
+from deeplense.data import schema, store, typed
 from deeplense.data.schema import ImageInfo, Manifest, Parameter
 from deeplense.data.store import Dataset, validate
 from deeplense.errors import UserError
@@ -55,7 +55,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object], seal: bool = 
     change(tree)
     path.write_text(json.dumps(tree))
     if seal:
-        schema.read_manifest(folder).seal().write(folder)
+        typed.build(Manifest, tree).seal().write(folder)
 
 
 def flip(path: Path, offset: int) -> None:
@@ -238,6 +238,7 @@ def test_an_edited_manifest_is_found(mock: Path, change: Callable[[dict[str, Any
         (lambda t: t["parameters"].pop(), "columns do not fit"),
         (lambda t: t["classes"].pop(), "labels outside the 2 classes"),
         (lambda t: t["shards"][0].update(file="gone.h5"), "gone.h5: missing"),
+        (lambda t: t["shards"].append(t["shards"][0]), "shards has a name twice"),
     ],
 )
 def test_a_manifest_that_contradicts_its_shards_is_found(
@@ -247,10 +248,10 @@ def test_a_manifest_that_contradicts_its_shards_is_found(
     fails(match, mock)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None, True])
 def test_another_schema_version_is_refused(mock: Path, version: Any) -> None:
     edit(mock, lambda t: t.update(schema_version=version))
-    fails(f"dataset.json: schema version {version}, this code reads {schema.SCHEMA_VERSION}", mock)
+    fails(f"dataset.json: schema version {version!r}, this code reads 1 and 2", mock)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "3", '{"schema_version": 1}', '{"schema_version": 1, "image": 3}'])

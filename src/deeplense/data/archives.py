@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import posixpath
+import re
+import sys
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from lzma import LZMAError
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
+from deeplense.data import budget
+from deeplense.data.budget import Unreadable, printable
 from deeplense.errors import UserError
 
-LARGEST = 2 * 1024**3  # bytes of a file that is read into memory
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-DAMAGED = (OSError, EOFError, zlib.error, LZMAError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
-
-
-class Unreadable(ValueError):
-    """Why one file cannot be used; the others can."""
+DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
+PIECE = 4096  # packed bytes that are unpacked at once; bzip2 makes up to 92 MB of them
+HEADER = 2**20  # bytes of a name, or of what else a tar says of a file
+PACKERS: dict[bytes, Callable[[Path, str], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+UNPACKED = 2**30  # bytes of a whole archive, when that is more than `budget.RATIO` times its size
 
 
 @dataclass(frozen=True)
@@ -65,11 +71,6 @@ class Member:
     def sibling(self, name: str) -> bytes | None:
         """The bytes of a file in the same folder; None where there is none."""
         return self.fetch(str(PurePosixPath(self.name).with_name(name)))
-
-
-def printable(name: str) -> str:
-    """A file's name that can be printed and stored: a byte that is no UTF-8 becomes \\xe9."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def is_archive(name: str) -> bool:
@@ -117,7 +118,8 @@ def _on_disk(folder: Path, name: str, file: str) -> Member:
         path = folder / name
         if not path.is_file():
             return None
-        _check_size(path.stat().st_size)
+        size = path.stat().st_size
+        _check_size(size, size)
         try:
             return path.read_bytes()
         except OSError as error:
@@ -130,56 +132,118 @@ def _on_disk(folder: Path, name: str, file: str) -> Member:
 def _zip(source: Path) -> Iterator[Member]:
     try:
         archive = zipfile.ZipFile(source)
-    except DAMAGED as error:
-        raise UserError(f"{source}: not a readable zip ({error}); download it again") from error
+    except (*DAMAGED, ValueError) as error:  # a ValueError of a name that is not in its own encoding
+        raise UserError(f"{source}: not a readable zip ({_line(error)}); download it again") from error
     with archive:
         # some tools on Windows write backslashes
-        entries = {_name(i.filename.replace("\\", "/")): i for i in archive.infolist() if not i.is_dir()}
+        named = [(i.filename.replace("\\", "/"), i) for i in archive.infolist()]
+        entries = {_name(name): i for name, i in named if not name.endswith("/")}
+        if sum(i.file_size for i in entries.values()) > _most(source):
+            raise _bomb(source)
 
         def fetch(name: str) -> bytes | None:
             if name not in entries:
                 return None
-            _check_size(entries[name].file_size)
+            entry = entries[name]
+            _check_size(entry.file_size, entry.compress_size)
             try:
-                return archive.read(entries[name])
-            except (*DAMAGED, RuntimeError) as error:
+                with archive.open(entry) as file:
+                    content = b"".join(iter(lambda: file.read(PIECE), b""))
+            except (*DAMAGED, RuntimeError, ValueError) as error:
                 raise Unreadable("damaged in the archive") from error
+            return content
 
         for name, entry in entries.items():
             refused = _leaves(name) or ("encrypted" if entry.flag_bits & 1 else "")
-            yield Member(name, f"{source}/{name}", fetch, refused)
+            yield Member(name, printable(f"{source}/{name}"), fetch, refused)
 
 
 def _tar(source: Path) -> Iterator[Member]:
-    def damaged(error: Exception) -> UserError:
-        return UserError(f"{source}: not a readable tar ({str(error).splitlines()[0]}); download it again")
+    files_beside: dict[str, dict[str, bytes | tarfile.TarInfo]] = {}
+
+    def beside(name: str) -> bytes | None:
+        """A packed tar is unpacked once more for all files of the same name: every look back would do so again."""
+        last = posixpath.basename(name)
+        if last not in files_beside:
+            files_beside[last] = {}
+            room = budget.MOST_BYTES
+            with _Stream(source) as other, tarfile.open(fileobj=other, mode="r:") as entries:
+                for entry in entries:
+                    if posixpath.basename(_name(entry.name)) == last and entry.isfile():
+                        room -= entry.size
+                        keep = other.packed and room >= 0
+                        files_beside[last][_name(entry.name)] = other.content(entry) if keep else entry
+        found = files_beside[last].get(name)
+        if not isinstance(found, tarfile.TarInfo):
+            return found
+        if stream.packed:
+            raise Unreadable(f"all {last} take more than {budget.MOST_BYTES >> 20} MiB; unpack the archive")
+        return stream.content(found)
 
     def fetch(name: str) -> bytes | None:
         try:
-            # a look for companions rewinds a compressed tar, a look at the current entry does not
-            entries = [here] if name == _name(here.name) else archive.getmembers()
-            for entry in entries:
-                if name == _name(entry.name) and entry.isfile():
-                    _check_size(entry.size)
-                    content = archive.extractfile(entry)
-                    return content.read() if content else None
-            return None
+            return stream.content(here) if name == _name(here.name) else beside(name)
         except DAMAGED as error:
             raise damaged(error) from error
 
+    def damaged(error: Exception) -> UserError:
+        return UserError(f"{source}: not a readable tar ({_line(error)}); download it again")
+
     try:
-        with tarfile.open(source) as archive:
+        with _Stream(source) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for here in archive:
                 if not here.isdir():
                     name = _name(here.name)
                     refused = _leaves(name) or ("" if here.isfile() else "no regular file")
                     yield Member(name, printable(f"{source}/{name}"), fetch, refused)
             # tarfile takes a broken header for the end
-            file = archive.fileobj
-            if file is None or file.seek(archive.offset) != archive.offset or file.read(512) != bytes(512):
+            if stream.seek(archive.offset) != archive.offset or stream.read(512) != bytes(512):
                 raise tarfile.ReadError("it ends too early")
     except DAMAGED as error:
         raise damaged(error) from error
+
+
+class _Stream(io.RawIOBase):
+    """The bytes of a tar, unpacked within the budget, as `tarfile` reads its headers."""
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        with open(source, "rb") as file:
+            start = file.read(6)
+        opens = next((opens for magic, opens in PACKERS.items() if start.startswith(magic)), open)
+        self.packed = opens is not open
+        self._file: IO[bytes] = opens(source, "rb")
+        self._most = _most(source) if self.packed else sys.maxsize
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(min(size, HEADER + 1) if size >= 0 else HEADER + 1)
+        # a run of digits costs tarfile its square
+        if len(data) > HEADER or (len(data) > 512 and re.search(rb"\d{100}", data)):
+            raise tarfile.ReadError("a header is too long")
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if offset > self._most:
+            raise _bomb(self.source)
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def content(self, entry: tarfile.TarInfo) -> bytes:
+        """All bytes of a file."""
+        if entry.sparse is not None:
+            raise Unreadable("a sparse file; pack it anew without holes")
+        _check_size(entry.size, self.source.stat().st_size)
+        self.seek(entry.offset_data)
+        data = self._file.read(entry.size)
+        if len(data) < entry.size:
+            raise tarfile.ReadError("unexpected end of data")
+        return data
 
 
 def _name(path: str) -> str:
@@ -191,6 +255,25 @@ def _leaves(name: str) -> str:
     return "its path leaves the archive" if name.startswith(("/", "../")) or name[1:3] == ":/" else ""
 
 
-def _check_size(size: int) -> None:
-    if size > LARGEST:
-        raise Unreadable("larger than 2 GiB")
+def _check_size(size: int, packed: int) -> None:
+    """Before it is read: `size` bytes, `packed` in the file."""
+    if size > budget.LARGEST:
+        raise Unreadable(f"larger than {budget.LARGEST >> 30} GiB")
+    if not budget.unpacks(size, packed):
+        raise Unreadable(f"unpacks to {size >> 20} MiB, more than {budget.RATIO} times its size")
+
+
+def _most(source: Path) -> int:
+    """Bytes that an archive may hold."""
+    return max(UNPACKED, budget.RATIO * source.stat().st_size)
+
+
+def _bomb(source: Path) -> UserError:
+    return UserError(
+        f"{source}: unpacks to more than {_most(source) >> 20} MiB, {budget.RATIO} times its size; unpack it and give "
+        "the folder"
+    )
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

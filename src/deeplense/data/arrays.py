@@ -11,10 +11,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from deeplense.data import unpickle
-from deeplense.data.archives import Unreadable
+from deeplense.data.budget import Unreadable, check_image
 
 MOST_CHANNELS = 4
-MOST_VALUES = 2**26  # of one image
 FEWER_CHANNELS = f"; an image has up to {MOST_CHANNELS} channels, and sides of more pixels than that"
 
 
@@ -37,20 +36,20 @@ def read_npy(content: bytes) -> NDArray[Any]:
         version = npy.read_magic(file)
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = header(file)
-    except ValueError as error:
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:  # all but the first of a nested header
         raise Unreadable("not an .npy file, or its header is damaged or too long") from error
-    payload = content[file.tell() :]
+    start = file.tell()
     if dtype.hasobject:
         try:
-            return unpickle.load_array(payload)
+            return unpickle.load_array(content, start)
         except unpickle.Refused as error:
             raise Unreadable(str(error)) from error
     if dtype.kind not in "biuf":
         raise Unreadable("not numbers")
     # before anything is allocated: the header may promise what the file does not have
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > len(payload):
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > len(content) - start:
         raise Unreadable("truncated: the header promises more than the file holds")
-    flat = np.frombuffer(payload, dtype, math.prod(shape))
+    flat = np.frombuffer(content, dtype, math.prod(shape), start) if math.prod(shape) else np.empty(0, dtype)
     return flat.reshape(shape, order="F" if fortran else "C")
 
 
@@ -79,8 +78,7 @@ def as_image(array: NDArray[Any]) -> NDArray[np.float32]:
         raise Unreadable("not numbers")
     if array.size == 0:
         raise Unreadable("no pixels")
-    if array.size > MOST_VALUES:
-        raise Unreadable(f"more than {MOST_VALUES} pixels")
+    check_image(array.shape)
     image = array[None] if array.ndim == 2 else array
     if image.ndim == 3 and image.shape[0] > MOST_CHANNELS and image.shape[2] <= MOST_CHANNELS:
         image = np.moveaxis(image, 2, 0)
@@ -112,10 +110,15 @@ def _stack(array: NDArray[Any]) -> NDArray[Any]:
     sizes = {np.shape(item) for item in array.flat}
     if len(sizes) > 1:
         raise Unreadable("an object array that is neither [image, mass] nor rows of one length")
-    if array.size * math.prod(sizes.pop()) > MOST_VALUES:
-        raise Unreadable(f"more than {MOST_VALUES} pixels")
-    rows = np.stack([np.asarray(item) for item in array.flat])
-    return rows.reshape(*array.shape, *rows.shape[1:])
+    shape = (array.size, *sizes.pop())
+    check_image(shape)
+    if any(np.asarray(item).dtype.kind not in "biuf" for item in array.flat):
+        raise Unreadable("not numbers")
+    rows = np.empty(shape, np.float32)
+    with np.errstate(over="ignore"):
+        for k, item in enumerate(array.flat):
+            rows[k] = item
+    return rows.reshape(*array.shape, *shape[1:])
 
 
 def _log_mass(mass: Any) -> float:

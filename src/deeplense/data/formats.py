@@ -7,33 +7,27 @@ from a `Member` to `Found` images, and its extension in `READERS`.
 from __future__ import annotations
 
 import io
-import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import numpy as np
-from astropy import units
-from astropy.io import fits
-from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_area
 from numpy.typing import NDArray
 from PIL import Image
 
-from deeplense.data import names, schema
-from deeplense.data.archives import Member, Unreadable, is_archive, members, printable
-from deeplense.data.arrays import MOST_CHANNELS, MOST_VALUES, Form, as_form, as_image, read_npy
+from deeplense.data import hdf5, names, schema
+from deeplense.data.archives import Member, is_archive, members
+from deeplense.data.arrays import MOST_CHANNELS, Form, as_form, as_image, read_npy
+from deeplense.data.budget import Unreadable, check_image, printable
+from deeplense.data.cutouts import fits_image
 from deeplense.data.store import Dataset
 from deeplense.errors import UserError
 
 MASKED_NOISE = 1e7  # a pixel of noise.fits above this is masked (SLACS cut-outs write 1e8)
 NOT_SCIENCE = ("noise", "psf", "mask", "weight")
-SCALES = (1e-4, 100.0)  # arcsec; a header outside says nothing about the sky
-BLOCK = 2**24  # values of an HDF5 file read at once
-PACKED = 1100  # no filter of HDF5 packs better (deflate 1032)
+MOST_SCANS = 100  # of a JPEG; each costs as much as the whole image
 
 
 @dataclass
@@ -101,15 +95,17 @@ def read_images(source: str | Path, split: str | None = None) -> Iterator[Foreig
                 yield found if isinstance(found, Skipped) else _foreign(source, stem, member, found)
         except Unreadable as error:
             yield Skipped(member.file, str(error))
-        except (UserError, MemoryError):
+        except UserError:
             raise
+        except MemoryError:
+            yield Skipped(member.file, "takes more memory than there is")
         except Exception:  # decoders fail in any way on damaged files
             yield Skipped(member.file, f"damaged: not readable as {PurePosixPath(member.name).suffix.lower()}")
 
 
 def folders(source: Path, id: str) -> list[str]:
     """The names that may tell an image's class and split, outermost first: source, folders, file of many images."""
-    return [source.name.split(".")[0], *id.replace("#", "/").split("/")[:-1]]
+    return [printable(source.name).split(".")[0], *id.replace("#", "/").split("/")[:-1]]
 
 
 def _foreign(source: Path, stem: str, member: Member, found: Found) -> Foreign:
@@ -166,8 +162,11 @@ def _read_npy(member: Member) -> Iterator[Found | Skipped]:
 
 
 def _read_picture(member: Member) -> Iterator[Found | Skipped]:
-    with Image.open(io.BytesIO(member.read()), formats=("JPEG", "PNG")) as picture:
-        _check_size(picture.size)
+    content = member.read()
+    with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture:
+        check_image((*picture.size, len(picture.getbands())))
+        if picture.format == "JPEG" and content.count(b"\xff\xda") > MOST_SCANS:
+            raise Unreadable(f"a JPEG of more than {MOST_SCANS} scans")
         grey = picture.mode in ("1", "L", "LA") or picture.mode.startswith(("I", "F"))
         # 16 bits stay 16 bits
         pixels = np.asarray(picture if picture.mode.startswith(("I", "F")) else picture.convert("L" if grey else "RGB"))
@@ -179,83 +178,39 @@ def _read_picture(member: Member) -> Iterator[Found | Skipped]:
 def _read_fits(member: Member) -> Iterator[Found | Skipped]:
     if PurePosixPath(member.name).name.lower().startswith(NOT_SCIENCE):
         raise Unreadable("not a science image")
-    pixels, scale = _fits_image(member.read())
+    pixels, scale = fits_image(member.read())
     noise = member.sibling("noise.fits")
     if noise is not None:
-        level, _ = _fits_image(noise)
+        level, _ = fits_image(noise)
         if level.shape != pixels.shape:
             raise Unreadable("noise.fits beside it has another shape")
         pixels = np.where(level >= MASKED_NOISE, np.nan, pixels)
     yield Found(Form(as_image(pixels)), pixel_scale=scale)
 
 
-def _fits_image(content: bytes) -> tuple[NDArray[Any], float | None]:
-    """The first image of two or three dimensions and its pixel scale [arcsec]."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of headers that bend the standard
-        with fits.open(io.BytesIO(content), memmap=False) as hdus:
-            for hdu in hdus:
-                shape = hdu.shape if hdu.is_image else ()
-                if len(shape) in (2, 3):
-                    _check_size(shape)
-                    return np.asarray(hdu.data), _pixel_scale(hdu.header)
-    raise Unreadable("no image in the FITS file")
-
-
-def _pixel_scale(header: fits.Header) -> float | None:
-    """The side [arcsec] of a square of one pixel's area, from the WCS or a bare CD matrix or CDELT [CUNIT, deg]."""
-    try:
-        wcs = WCS(header)
-        if wcs.has_celestial:
-            scale = math.sqrt(proj_plane_pixel_area(wcs.celestial)) * 3600
-        elif "CD1_1" in header or "CDELT1" in header:
-            matrix = np.array([[header.get(f"CD{i}_{j}", 0.0) for j in (1, 2)] for i in (1, 2)])
-            if "CD1_1" not in header:
-                matrix = np.diag([header["CDELT1"], header.get("CDELT2", header["CDELT1"])])
-            unit = units.Unit(header.get("CUNIT1", "deg")).to(units.arcsec)
-            scale = math.sqrt(abs(np.linalg.det(matrix))) * unit
-        else:
-            return None
-    except Exception:  # a broken WCS is no reason to lose the image
-        return None
-    return float(scale) if SCALES[0] < scale < SCALES[1] else None
-
-
 def _read_hdf5(member: Member) -> Iterator[Found | Skipped]:
     """Rows of the one dataset that holds images, a few at a time."""
-    with h5py.File(member.open(), "r") as file:
+    opened = member.open()
+    size = opened.stat().st_size if isinstance(opened, Path) else len(opened.getbuffer())
+    with h5py.File(opened, "r") as file:
         data = _image_data(file)
-        if math.prod(data.shape) * data.dtype.itemsize > PACKED * data.id.get_storage_size():
-            raise Unreadable("declares more pixels than it stores")
+        hdf5.check_cost(data, size)
         if data.ndim == 2 or (data.ndim == 3 and data.shape[2] <= MOST_CHANNELS):
-            _check_size(data.shape)
+            check_image(data.shape)
             yield Found(Form(as_image(data[()])))
             return
-        _check_size(data.shape[1:])
-        step = max(1, BLOCK // max(1, math.prod(data.shape[1:])))
-        for start in range(0, len(data), step):
-            for k, row in enumerate(data[start : start + step], start):
+        check_image(data.shape[1:])
+        for start, values in hdf5.rows(data):
+            for k, row in enumerate(values, start):
                 try:
                     yield Found(Form(as_image(row)), row=f"#{k}")
                 except Unreadable as error:
                     yield Skipped(f"{member.file}#{k}", str(error))
 
 
-def _check_size(shape: Sequence[int]) -> None:
-    """Before anything is allocated: a header may promise what the file does not have."""
-    if math.prod(shape) > MOST_VALUES:
-        raise Unreadable(f"more than {MOST_VALUES} pixels")
-
-
 def _image_data(file: h5py.File) -> h5py.Dataset:
     """The dataset that holds images: by its name, or the only one of two to four dimensions."""
-    candidates: dict[str, h5py.Dataset] = {}
-
-    def consider(name: str, thing: h5py.Group | h5py.Dataset) -> None:  # visits no link out of the file
-        if isinstance(thing, h5py.Dataset) and thing.dtype.kind in "biuf" and thing.ndim in (2, 3, 4):
-            candidates[name] = thing
-
-    file.visititems(consider)
+    candidates = dict(hdf5.arrays(file))
     named = {k: v for k, v in candidates.items() if "image" in k.rsplit("/")[-1].lower()}
     candidates = named if len(named) == 1 else candidates
     if not candidates:
@@ -263,8 +218,6 @@ def _image_data(file: h5py.File) -> h5py.Dataset:
     if len(candidates) > 1:
         raise Unreadable("several arrays in the HDF5 file, and not one alone is named image")
     (data,) = candidates.values()
-    if data.external or data.is_virtual:
-        raise Unreadable("its pixels lie in other files")
     return data
 
 

@@ -7,8 +7,10 @@ order follow from ids and seed alone: a folder, its zip and its tar give the sam
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import math
 import os
+import secrets
 import shutil
 import tempfile
 from collections import Counter
@@ -25,7 +27,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deeplense import rng
-from deeplense.data import names, schema, store
+from deeplense.data import names, schema, shards, store
+from deeplense.data.budget import printable
 from deeplense.data.formats import Foreign, Skipped, folders, read_images
 from deeplense.data.schema import ImageInfo, Manifest, Parameter, Shard
 from deeplense.errors import UserError
@@ -90,7 +93,7 @@ def import_dataset(
         UserError: nothing readable, no known class, mixed sizes or pixel scales, `out` taken, or a full disk.
     """
     source, out = Path(source), Path(out)
-    table = names.read_classes(classes)
+    table = names.read_classes(None if classes is None else printable(classes))
     shares = names.read_shares(splits or names.SHARES)
     if pixel_scale is not None and not 0 < pixel_scale < math.inf:
         raise UserError(f"--pixel-scale {pixel_scale}: it must be positive, in arcsec")
@@ -105,7 +108,7 @@ def import_dataset(
         scale = pixel_scale or _common_scale(source, found)
         chosen = _split(source, found.records, splits is None, shares, seed)
         manifest = _write(folder, scratch, found, chosen, seed)
-        manifest.name, manifest.source, manifest.image.pixel_scale = out.name, str(source), scale
+        manifest.name, manifest.source, manifest.image.pixel_scale = out.name, printable(str(source)), scale
         manifest.seal().write(folder)
     print(_summary(out, manifest, found, chosen))
     return out
@@ -263,10 +266,10 @@ def _rank(split: str) -> tuple[int, str]:
 
 def _short(id: str) -> str:
     """An id that fits the store: the tail, and a checksum of the whole."""
-    if len(id.encode()) <= store.ID_LENGTH:
+    if len(id.encode()) <= shards.ID_LENGTH:
         return id
     head = f"{crc32(id.encode()):08x}~"
-    return head + id.encode()[-(store.ID_LENGTH - len(head)) :].decode(errors="ignore")
+    return head + id.encode()[-(shards.ID_LENGTH - len(head)) :].decode(errors="ignore")
 
 
 def _check_free(out: Path) -> None:
@@ -279,17 +282,47 @@ def _check_free(out: Path) -> None:
 @contextlib.contextmanager
 def _folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out` that becomes `out` only if nothing was raised."""
-    folder = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
+    place = out.absolute()
+    folder = place.with_name(f".{place.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
+        _sweep(place)
         folder.mkdir(parents=True)
-        yield folder
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError):  # without locks, nobody sweeps
+                held.enter_context(_locked(folder))
+            yield folder
         if out.exists():
             out.rmdir()
         os.replace(folder, out)
+        schema.flush(place.parent)
     except OSError as error:
         raise UserError(f"{out}: cannot write ({error.strerror or error}); free some space and run again") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what imports into the same place had begun when they were killed."""
+    begun = [p for p in out.parent.iterdir() if p.name.startswith(f".{out.name}.")] if out.parent.is_dir() else []
+    for stale in begun:
+        if stale.name.endswith(".tmp") and stale.is_dir():
+            with contextlib.suppress(OSError), _locked(stale):
+                shutil.rmtree(stale)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder; the lock ends with the process, however it ends.
+
+    Raises:
+        OSError: another process holds it, or its file system knows no locks.
+    """
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(opened)
 
 
 def _scratch(folder: Path) -> BufferedRandom:

@@ -1,4 +1,4 @@
-"""The data contract: what `dataset.json` says, and the validator. `docs/data_format.md` is its specification."""
+"""The data contract: what `dataset.json` says, and how it is read. `docs/data_format.md` is its specification."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from deeplense import config, trees
-from deeplense.errors import UserError
+from deeplense.data.budget import MOST_VALUES, printable
+from deeplense.errors import UserError, brief
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)  # version 1 has no checksum of the manifest itself
 MANIFEST = "dataset.json"
-LARGEST = 2**26  # pixels of an image, all channels
+LARGEST_MANIFEST = 2**26  # bytes
+MOST = 2**22  # values in it: of a million shards
 
 
 class Batch(NamedTuple):
@@ -65,6 +68,9 @@ class Shard:
     sha256: str
 
 
+_CHECKSUM = '"checksum": "{}"'  # as `json.dumps` writes it
+
+
 @dataclass
 class Manifest:
     """`dataset.json`, typed."""
@@ -80,37 +86,60 @@ class Manifest:
     fingerprint: str = ""
     source: str = ""  # where imported data came from
     halo_columns: list[str] = field(default_factory=list)  # of the shards' table of halos; empty: they have none
+    checksum: str = ""  # of the file `dataset.json` itself
     schema_version: int = SCHEMA_VERSION
 
     def seal(self) -> Manifest:
-        """Compute the fingerprint: SHA-256 over shards, splits, classes, parameters and the meaning of the pixels."""
+        """Compute the fingerprint: SHA-256 over shards, splits, classes, parameters and the meaning of the pixels.
+
+        It names the data, not the file: the same images from another place, or under another name, have the same.
+        """
+        self.fingerprint, self.schema_version = self._fingerprint(), SCHEMA_VERSION
+        return self
+
+    def _fingerprint(self) -> str:
         content = [
-            [dataclasses.astuple(s) for s in self.shards],
+            [[s.file, s.split, s.n, s.sha256] for s in self.shards],
             self.splits,
             self.classes,
-            [dataclasses.astuple(p) for p in self.parameters],
+            [[p.name, p.unit, p.prior] for p in self.parameters],
             dataclasses.astuple(self.image),
             *([self.halo_columns] if self.halo_columns else []),
         ]
-        self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-        return self
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Write `dataset.json` atomically; it is the last file of a dataset to appear.
+        """Write `dataset.json` atomically, with its checksum; it is the last file of a dataset to appear.
 
         Raises:
             UserError: the disk is full or the folder cannot be written.
         """
+        self.name, self.checksum = printable(self.name), ""
         text = json.dumps(dataclasses.asdict(self), indent=1)
+        self.checksum = hashlib.sha256(text.encode()).hexdigest()
+        text = text.replace(_CHECKSUM.format(""), _CHECKSUM.format(self.checksum))
         try:
-            with atomic(folder / MANIFEST) as temporary, open(temporary, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            with atomic(folder / MANIFEST) as temporary:
+                temporary.write_text(text)
         except OSError as error:
             raise UserError(
                 f"{folder / MANIFEST}: cannot write ({error.strerror}); free some space and run again"
             ) from error
+
+    def check_seal(self, folder: Path) -> None:
+        """Compare the manifest, as it was read from `folder`, with fingerprint and checksum.
+
+        Raises:
+            UserError: any byte of `dataset.json` has changed since it was written; of a dataset of version 1, any
+                value that tells what its data are.
+        """
+        path = folder / MANIFEST
+        if self.fingerprint != self._fingerprint():
+            raise UserError(f"{path}: fingerprint does not fit its content; it was edited by hand, or is damaged")
+        left, right = (_CHECKSUM.format(c).encode() for c in (self.checksum, ""))
+        whole = path.read_bytes().replace(left, right)
+        if self.schema_version > 1 and self.checksum != hashlib.sha256(whole).hexdigest():
+            raise UserError(f"{path}: checksum does not fit its content; it was edited by hand, or is damaged")
 
     def parameter(self, name: str) -> int:
         """Column of a parameter.
@@ -125,20 +154,28 @@ class Manifest:
 
 
 def image_info(tree: Any) -> ImageInfo:
-    """From a manifest or a bundle.
+    """From a bundle.
 
     Raises:
         UserError: sides that no image has.
     """
-    info = ImageInfo(**tree)
-    sides = (info.channels, info.height, info.width)
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sides) or math.prod(sides) > LARGEST:
-        raise UserError(f"images of {' x '.join(map(str, sides))} pixels; an image has 1 to {LARGEST}")
+    info = config.build(ImageInfo, tree, "image")
+    check_image(info)
     return info
 
 
+def check_image(image: ImageInfo) -> None:
+    """Raises: UserError: sides that no image has."""
+    shape = (image.channels, image.height, image.width)
+    if min(shape) < 1 or math.prod(shape) > MOST_VALUES:
+        raise UserError(f"an image of {' x '.join(map(str, shape))} pixels; give one of 1 to {MOST_VALUES}")
+
+
 class atomic:
-    """`with atomic(path) as temporary:` write to `temporary`; it becomes `path` only if nothing was raised."""
+    """`with atomic(path) as temporary:` write to `temporary`; it becomes `path` only if nothing was raised.
+
+    What has become `path` outlives a power cut, and has the mode of any new file, whatever the writer gave it.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -153,9 +190,32 @@ class atomic:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
+                _publish(self.temporary)
+                flush(self.temporary)
                 os.replace(self.temporary, self.path)
+                flush(self.path.parent)
         finally:
             self.temporary.unlink(missing_ok=True)
+
+
+def _publish(path: Path) -> None:
+    """Give a file that its writer made private, as temporary files are, the mode of an ordinary one."""
+    if path.stat().st_mode & 0o077 == 0:
+        mask = os.umask(0o077)  # it can be read only by setting it
+        os.umask(mask)
+        path.chmod(0o666 & ~mask)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError:
+        if not path.is_dir():  # some file systems flush no folder
+            raise
+    finally:
+        os.close(opened)
 
 
 def sha256(path: Path) -> str:
@@ -177,18 +237,56 @@ def read_manifest(folder: str | Path) -> Manifest:
             raise UserError(f"{folder}: an unfinished dataset (no {MANIFEST}); run the same command again to finish it")
         raise UserError(f"{folder}: no dataset here ({MANIFEST} is missing)")
     try:
-        tree = trees.read_json(path.read_text(), str(path))
-        version = tree.get("schema_version")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); the dataset must be made again") from error
-    if version != SCHEMA_VERSION:
-        raise UserError(f"{path}: schema version {version}, this code reads {SCHEMA_VERSION}; make the dataset again")
+        if path.stat().st_size > LARGEST_MANIFEST:
+            raise UserError(f"{path}: larger than {LARGEST_MANIFEST} bytes; the dataset must be made again")
+        tree = trees.read_json(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); change its permissions") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not valid JSON ({why}); the dataset must be made again") from error
+    version = tree.get("schema_version") if isinstance(tree, dict) else SCHEMA_VERSION
+    if type(version) is not int or version not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise UserError(f"{path}: schema version {brief(version)}, this code reads {known}; make the dataset again")
     try:
-        return Manifest(
-            image=image_info(tree.pop("image")),
-            parameters=[Parameter(**p) for p in tree.pop("parameters")],
-            shards=[Shard(**s) for s in tree.pop("shards")],
-            **tree,
-        )
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{path}: not a dataset manifest ({error})") from error
+        manifest = config.build(Manifest, tree, "manifest", MOST)
+        _check(manifest)
+    except UserError as error:
+        raise UserError(f"{path}: not a dataset manifest ({error}); copy it again or make the dataset again") from error
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """What types do not say."""
+
+    def demand(holds: bool, what: str) -> None:
+        if not holds:
+            raise UserError(what)
+
+    image, shards, splits = manifest.image, manifest.shards, manifest.splits
+    check_image(image)
+    demand(image.pixel_scale is None or image.pixel_scale > 0, f"image.pixel_scale is {image.pixel_scale}")
+    demand(len(image.bands) in (0, image.channels), f"image.bands are {len(image.bands)}, channels {image.channels}")
+    for key, names in (
+        ("classes", manifest.classes),
+        ("parameters", [p.name for p in manifest.parameters]),
+        ("halo_columns", manifest.halo_columns),
+        ("shards", [s.file for s in shards]),
+    ):
+        demand(len(set(names)) == len(names), f"{key} has a name twice")
+        demand("" not in names, f"{key} has an empty name")
+    demand(bool(splits), "it has no split")
+    for k, shard in enumerate(shards):
+        plain = not set(shard.file) & set("/\\:") and not shard.file.startswith(".")
+        demand(plain, f"shards[{k}].file is {brief(shard.file)}, but should be the name of a file beside it")
+        demand(shard.n >= 1, f"shards[{k}].n is {shard.n}")
+        demand(shard.split in splits, f"shards[{k}].split is {brief(shard.split)}, which splits does not name")
+    for name, n in splits.items():
+        listed = sum(s.n for s in shards if s.split == name)
+        told = brief(name)
+        demand(name.isprintable() and name != "", f"splits has the name {told}")
+        demand(n >= 1 and n == listed, f"split {told} should hold {n} images, its shards list {listed}")
+    demand(manifest.schema_version > 1 or not manifest.checksum, "checksum in a manifest of version 1")

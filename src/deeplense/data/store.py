@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-import os
+import operator
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from torch import Tensor
 
 from deeplense.allocator import keep_freed_memory
 from deeplense.data import schema
+from deeplense.data.prefetch import Prefetch
 from deeplense.data.schema import Batch, Manifest, Shard
+from deeplense.data.shards import ID_LENGTH, check_halos, read_halos, read_shard
 from deeplense.errors import UserError
 from deeplense.sim.observe import HaloTable
 from deeplense.sim.substructure import HALO_COLUMNS
 
-ID_LENGTH = 120  # bytes
 HALO_UNITS = {"mass": "Msun", "x": "arcsec", "y": "arcsec"}
 
 
@@ -50,7 +51,9 @@ def write_shard(
         UserError: the disk is full or the folder cannot be written.
     """
     path = folder / f"{split}-{number:05d}.h5"
-    names = np.array([i.encode()[-ID_LENGTH:] for i in ids], dtype=f"S{ID_LENGTH}")
+    # cut to the end of a path, and never through a letter
+    cut = (i.encode()[-ID_LENGTH:].decode(errors="ignore").encode() for i in ids)
+    names = np.array(list(cut), dtype=f"S{ID_LENGTH}")
     tables = {"label": labels.astype(np.int64), "params": params.astype(np.float64), "id": names}
     if halos is not None:
         tables |= {"halo": halos.rows, "halo_start": halos.start}
@@ -62,8 +65,6 @@ def write_shard(
             for part in (content[:offset], pixels.data.cast("B"), content[offset + pixels.nbytes :]):
                 written.write(part)
                 digest.update(part)
-            written.flush()
-            os.fsync(written.fileno())
     except OSError as error:
         raise UserError(f"{path}: cannot write ({error.strerror}); free some space and run again") from error
     return Shard(path.name, split, len(labels), digest.hexdigest())
@@ -92,29 +93,50 @@ def _around(name: str, shape: tuple[int, ...], tables: dict[str, NDArray[Any]]) 
         return memoryview(file.id.get_file_image()), int(image.get_offset())
 
 
-class Split:
-    """One split of a dataset, in memory but for its images, which stay on disk.
+class Split(torch.utils.data.Dataset[Batch]):
+    """One split of a dataset, in memory but for its images, which stay on disk; also a PyTorch `Dataset`.
+
+    `split[i]` is image i as a `Batch` without its first axis, so that a `torch.utils.data.DataLoader` makes a `Batch`
+    of several. It may have workers: a copy that is sent to another process opens the files anew.
 
     Attributes:
         labels: (N,) int64. params: (N, P) float64. ids: list of N strings.
+
+    Raises:
+        UserError: no such split, or a shard that is not what the manifest says.
     """
 
     def __init__(self, folder: Path, name: str, manifest: Manifest) -> None:
-        self.name, self.manifest = name, manifest
+        self.folder, self.name, self.manifest = Path(folder), name, manifest
         shards = [s for s in manifest.shards if s.split == name]
         if not shards:
             raise UserError(f"{folder}: no split '{name}' (it has: {', '.join(manifest.splits)})")
         self._paths = [folder / s.file for s in shards]
-        opened = [_open_shard(path, s, manifest) for path, s in zip(self._paths, shards, strict=True)]
-        self._images = [o[0] for o in opened]
-        self.labels: NDArray[np.int64] = np.concatenate([o[1] for o in opened])
-        self.params: NDArray[np.float64] = np.concatenate([o[2] for o in opened])
-        self.ids: list[str] = [i.decode() for o in opened for i in o[3]]
-        self._starts = np.cumsum([0] + [len(o[1]) for o in opened])
+        opened = [read_shard(path, s, manifest) for path, s in zip(self._paths, shards, strict=True)]
+        self._images = [o.images for o in opened]
+        self.labels: NDArray[np.int64] = np.concatenate([o.labels for o in opened])
+        self.params: NDArray[np.float64] = np.concatenate([o.params for o in opened])
+        self.ids: list[str] = [i for o in opened for i in o.ids]
+        self._starts = np.cumsum([0] + [len(o.labels) for o in opened])
+        self._prefetch = Prefetch()
         keep_freed_memory()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getitem__(self, i: int) -> Batch:
+        i = range(len(self))[operator.index(i)]
+        return Batch(*(part[0] for part in self.batch(np.array([i]))))
+
+    def __reduce__(self) -> tuple[type[Split], tuple[Path, str, Manifest]]:
+        return Split, (self.folder, self.name, self.manifest)
+
+    def ask_for(self, index: NDArray[np.int64]) -> None:
+        """Say that the images at `index` will be wanted soon: the disk reads them meanwhile."""
+        if self._prefetch.needed():
+            shard = self._shard(index)
+            for s, row in zip(shard.tolist(), (index - self._starts[shard]).tolist(), strict=True):
+                self._prefetch.ask(self._images[s][row])
 
     def images(self, index: NDArray[np.int64]) -> Tensor:
         """(len(index), C, H, W) float32, in the order asked for."""
@@ -127,6 +149,10 @@ class Split:
 
     def _grouped(self, index: NDArray[np.int64]) -> Tensor:
         """Images of an index whose shards ascend: each is copied once."""
+        with self._prefetch.watched():
+            return self._gathered(index)
+
+    def _gathered(self, index: NDArray[np.int64]) -> Tensor:
         out = torch.empty((len(index), *self._images[0].shape[1:]))
         edges = np.searchsorted(self._shard(index), np.arange(len(self._starts)))
         for s, (low, high) in enumerate(itertools.pairwise(edges)):
@@ -146,10 +172,7 @@ class Split:
             raise UserError(f"dataset '{self.manifest.name}' holds no table of halos; none of its classes has one")
         i = range(len(self))[i]
         shard = int(self._shard(np.array([i]))[0])
-        row = i - self._starts[shard]
-        with h5py.File(self._paths[shard], "r") as file:
-            first, end = file["halo_start"][row : row + 2]
-            rows = np.ascontiguousarray(file["halo"][first:end])
+        rows = read_halos(self._paths[shard], i - int(self._starts[shard]), columns)
         return rows.view([(name, rows.dtype) for name in columns])[:, 0]
 
     def by_shard(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -203,57 +226,16 @@ def validate(folder: str | Path, checksums: bool = False) -> Manifest:
     """
     folder = Path(folder)
     manifest = schema.read_manifest(folder)
-    for name, n in manifest.splits.items():
-        found = sum(s.n for s in manifest.shards if s.split == name)
-        if found != n:
-            raise UserError(f"{folder}: split '{name}' should hold {n} images, its shards list {found}")
+    ids: set[str] = set()
     for shard in manifest.shards:
         path = folder / shard.file
         if not path.is_file():
             raise UserError(f"{path}: missing; copy it again or make the dataset again")
         if checksums and schema.sha256(path) != shard.sha256:
             raise UserError(f"{path}: its bytes have changed since it was written; copy it again or make it again")
-        _, labels, _, _ = _open_shard(path, shard, manifest)
-        if len(labels) and not (labels.min() >= -1 and labels.max() < len(manifest.classes)):
-            raise UserError(f"{path}: labels outside the {len(manifest.classes)} classes of the manifest")
-        _check_halos(path, shard, manifest)
-    sealed = manifest.fingerprint
-    if manifest.seal().fingerprint != sealed:
-        raise UserError(f"{folder / schema.MANIFEST}: fingerprint does not fit its content; it was edited by hand")
+        ids.update(read_shard(path, shard, manifest).ids)
+        check_halos(path, shard, manifest)
+    if len(ids) < sum(manifest.splits.values()):
+        raise UserError(f"{folder}: two images have the same id; make the dataset again")
+    manifest.check_seal(folder)
     return manifest
-
-
-def _check_halos(path: Path, shard: Shard, manifest: Manifest) -> None:
-    with h5py.File(path, "r") as file:
-        if ("halo" in file) != bool(manifest.halo_columns) or ("halo_start" in file) != bool(manifest.halo_columns):
-            raise UserError(f"{path}: its table of halos does not fit the manifest; make the dataset again")
-        if not manifest.halo_columns:
-            return
-        table, start = file["halo"], file["halo_start"][:]
-        columns = [name.decode() for name in table.attrs.get("columns", ())]
-        if columns != manifest.halo_columns or table.shape[1:] != (len(columns),) or table.dtype != np.float32:
-            raise UserError(f"{path}: halos have columns {columns}, the manifest says {manifest.halo_columns} float32")
-        fits = start.shape == (shard.n + 1,) and start[0] == 0 and start[-1] == len(table)
-        if not fits or (np.diff(start) < 0).any():
-            raise UserError(f"{path}: halo_start does not share {len(table)} halos among {shard.n} images")
-
-
-def _open_shard(
-    path: Path, shard: Shard, manifest: Manifest
-) -> tuple[Tensor, NDArray[np.int64], NDArray[np.float64], NDArray[np.bytes_]]:
-    info = manifest.image
-    shape = (shard.n, info.channels, info.height, info.width)
-    try:
-        with h5py.File(path, "r") as file:
-            image = file["image"]
-            offset = image.id.get_offset()
-            if image.shape != shape or image.dtype != np.float32 or offset is None:
-                raise UserError(f"{path}: images are {image.shape} {image.dtype}, the manifest says {shape} float32")
-            labels, params, ids = file["label"][:], file["params"][:], file["id"][:]
-    except (OSError, KeyError) as error:
-        raise UserError(f"{path}: not a readable shard ({error}); copy it again or make it again") from error
-    if params.shape != (shard.n, len(manifest.parameters)) or len(ids) != shard.n or len(labels) != shard.n:
-        raise UserError(f"{path}: columns do not fit the manifest; make the dataset again")
-    # copy-on-write keeps torch content with a map that can never change the file
-    images = torch.from_numpy(np.memmap(path, np.float32, "c", offset, shape))
-    return images, labels, params, ids

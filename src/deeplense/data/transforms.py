@@ -6,16 +6,20 @@ A `Preprocessor` is a module whose fitted numbers are buffers: it travels in the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deeplense import recipe
 from deeplense.data.schema import ImageInfo
 from deeplense.errors import UserError
+
+PART = 64  # images looked at together
+PIECE = 2**16  # values
 
 
 def resample_matrix(n_in: int, n_out: int, ratio: float | None = None) -> Tensor:
@@ -94,26 +98,28 @@ class Preprocessor(nn.Module):
     def fit(cls, config: recipe.Preprocess, image: ImageInfo, images: Iterable[Tensor]) -> Preprocessor:
         """Measure sky, scale, mean and standard deviation, each per channel, on batches of training images.
 
+        It takes one copy of the images, to sort; they may fill almost half of the memory.
+
         Raises:
             UserError: see the class; also when no pixel is finite.
         """
         self = cls(config, image)
-        sample = torch.cat(list(images))
-        channels = sample.transpose(0, 1).flatten(1)
-        good = torch.isfinite(channels)
-        if not good.any(1).all():
-            raise UserError("the training images have a channel without a finite pixel; make the dataset without it")
-        sky = np.array([np.median(row[ok].numpy()) for row, ok in zip(channels, good, strict=True)], np.float32)
-        self.sky.copy_(torch.from_numpy(sky)[:, None, None])
-        sample = self._geometry(sample)
+        parts = [part for batch in images for part in torch.split(batch, PART)]
+        room = np.empty((image.channels, sum(part[:, 0].numel() for part in parts)), np.float32)
+        for sky, row in zip(self.sky, _gather(((part, part.isfinite()) for part in parts), room), strict=True):
+            if not len(row):
+                raise UserError("the training images have a channel without a finite pixel; make them without it")
+            sky.fill_(float(np.median(row, overwrite_input=True)))
         if config.scale is None and config.stretch != "none":
-            self.scale.copy_(_stretch_scale(sample)[:, None, None])
+            self.scale.copy_(_stretch_scale(lambda: map(self._geometry, parts), room)[:, None, None])
         if config.normalise == "per_set":
-            sample = self._stretch(sample).transpose(0, 1).flatten(1).double()
-            self.mean.copy_(sample.mean(1)[:, None, None])
-            # a constant channel stays as it is
-            spread = sample.std(1, correction=0)
-            self.std.copy_(torch.where(spread > 1e-6, spread, 1.0)[:, None, None])
+            stretched = ((self._stretch(self._geometry(part)), None) for part in parts)
+            for mean, std, row in zip(self.mean, self.std, _gather(stretched, room), strict=True):
+                centre = row.mean(dtype=np.float64)
+                squares = sum(np.square(row[k : k + PIECE] - centre).sum() for k in range(0, len(row), PIECE))
+                spread = math.sqrt(squares / len(row))
+                mean.fill_(centre)
+                std.fill_(spread if spread > 1e-6 else 1.0)  # a constant channel stays as it is
         return self
 
     def _view(self, image: ImageInfo) -> View:
@@ -143,25 +149,73 @@ class Preprocessor(nn.Module):
 
     def _stretch(self, x: Tensor) -> Tensor:
         if self.config.stretch == "asinh":
-            return torch.asinh(x / self.scale)
+            return asinh(x / self.scale)
         if self.config.stretch == "log":
             return torch.log1p(x.clamp(min=0) / self.scale)
         return x
 
 
-def _stretch_scale(images: Tensor) -> Tensor:
+def _gather(parts: Iterable[tuple[Tensor, Tensor | None]], room: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """The values of each channel in one row, written into `room` (C, at least N), to be sorted at will.
+
+    Args:
+        parts: (b, C, H, W), and which of its values to take; all for None.
+    """
+    ends = [0] * len(room)
+    for part, chosen in parts:
+        for c, row in enumerate(room):
+            values = part[:, c].flatten() if chosen is None else part[:, c][chosen[:, c]]
+            row[ends[c] : ends[c] + len(values)] = values.numpy()
+            ends[c] += len(values)
+    return [row[:end] for row, end in zip(room, ends, strict=True)]
+
+
+def _stretch_scale(images: Callable[[], Iterable[Tensor]], room: NDArray[np.float32]) -> Tensor:
     """(C,) where a stretch turns from linear to logarithmic: the noise, at least 1 % of the bright pixels.
 
     The noise comes from the median absolute second difference, which smooth light leaves almost untouched
     (Donoho & Johnstone 1994, doi:10.1093/biomet/81.3.425); clean images are left with the second rule.
+
+    Args:
+        images: gives the parts of the images anew. room: as much as all of them.
     """
-    pixels = images.transpose(0, 1).flatten(1).numpy()
-    bright = np.percentile(pixels, 99, axis=1) / 100
-    noise = np.zeros_like(bright)
-    if min(images.shape[2:]) > 1:
-        difference = images.diff(dim=2).diff(dim=3).transpose(0, 1).flatten(1)
-        noise = 1.4826 / 2 * difference.abs().median(dim=1).values.numpy()
+    rows = _gather(((part, None) for part in images()), room)
+    bright = np.array([np.percentile(row, 99, overwrite_input=True) for row in rows]) / np.float32(100)
+    rows = _gather(((part.diff(dim=2).diff(dim=3).abs(), None) for part in images()), room)
+    noise = np.array([1.4826 / 2 * _lower_median(row) if len(row) else 0 for row in rows], np.float32)
     scale = np.maximum(noise, bright)
-    spread = pixels.std(axis=1)
-    scale = np.where(scale > 1e-12, scale, np.where(spread > 0, spread, 1.0))
+    if not (scale > 1e-12).all():
+        rows = _gather(((part, None) for part in images()), room)
+        spread = np.array([_spread(row) for row in rows])
+        scale = np.where(scale > 1e-12, scale, np.where(spread > 0, spread, 1.0))
     return torch.from_numpy(scale.astype(np.float32))
+
+
+def _lower_median(row: NDArray[np.float32]) -> np.float32:
+    """As `Tensor.median`: of an even number the lower of the two. Sorts the row."""
+    middle = (len(row) - 1) // 2
+    row.partition(middle)
+    return np.float32(np.nan) if np.isnan(row.max()) else row[middle]
+
+
+def _spread(row: NDArray[np.float32]) -> np.float32:
+    """As `row.std()`, without a copy; the row is used up."""
+    row -= row.mean()
+    row *= row
+    return np.float32(np.sqrt(row.mean()))
+
+
+def asinh(x: Tensor) -> Tensor:
+    """Inverse hyperbolic sine in single precision, about three times as fast as `torch.asinh`.
+
+    For 10⁻⁴ < |x|, log(1 + u) with u = |x| + x²/(1 + √(1 + x²)) and the digits that 1 + u lost given back (Goldberg
+    1991, doi:10.1145/103162.103163, theorem 4); below, x itself, which is right to x²/6. Within 2e-7 of the truth up
+    to half of the largest number; from there on it is constant. Plain arithmetic, so that an exported graph does the
+    same, and with a finite gradient everywhere.
+    """
+    a = x.abs().clamp(5e-5, 1.7e38)
+    s = a.clamp(max=1e9)  # its square stays finite
+    u = a + a * (s / (1 + torch.sqrt(1 + s * s)))
+    w = 1 + u
+    y = torch.log(w) * (u / (w - 1))
+    return torch.where(x.abs() < 1e-4, x, x.sign() * y)

@@ -2,11 +2,13 @@
 
 A pickle is a program that may call any function. Here the few names that NumPy writes stand for passive stand-ins, and
 every other name is refused before it is looked up. The stand-ins keep what they are given; plain Python builds the
-arrays afterwards, because NumPy's own `__setstate__` trusts its argument.
+arrays afterwards, because NumPy's own `__setstate__` trusts its argument. A pickle may also name one object any number
+of times, so that little makes much: the steps, the bytes and the values that it makes have a sum.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import pickle
@@ -20,43 +22,83 @@ from numpy.typing import NDArray
 NUMBER = re.compile(r"[<>=|]?([biufc]\d{1,2}|\?)")
 OBJECT = re.compile(r"[<>=|]?O\d?")
 MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
+MOST_STEPS = 2**21  # instructions, and elements of arrays of objects
 
 
 class Refused(pickle.UnpicklingError):
     """Why a pickle is not read."""
 
 
-def load_array(payload: bytes) -> NDArray[Any]:
+def load_array(content: bytes, start: int = 0) -> NDArray[Any]:
     """The array in a pickle of protocol 0 to 5, of NumPy 1 or 2 and Python 2 or 3.
+
+    Args:
+        start: where the pickle begins in `content`.
 
     Returns:
         A numeric array, or an object array whose elements are numeric arrays and floats.
 
     Raises:
-        Refused: it names anything but NumPy's arrays and would thus run code, or it is damaged.
+        Refused: it names anything but NumPy's arrays and would thus run code, it makes more than it holds, or it is
+            damaged.
     """
+    file = io.BytesIO(content)
+    file.seek(start)
     try:
-        for opcode, argument, _ in pickletools.genops(payload):
+        notes = 0
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
             # the unpickler makes room for as many notes as the highest number says
-            if opcode.name in MEMO and isinstance(argument, int) and argument > len(payload):
+            notes += opcode.name in MEMO or opcode.name == "MEMOIZE"
+            if opcode.name in MEMO and isinstance(argument, int) and argument > notes:
                 raise Refused("damaged pickle")
-        made = _Unpickler(io.BytesIO(payload), encoding="latin-1").load()
+            if step > MOST_STEPS:
+                raise Refused("a pickle of too many values; save the array as numbers, not as objects")
+        file.seek(start)
+        budget = _Budget(len(content) - start)
+        made = _Unpickler(file, budget).load()
         if not isinstance(made, _Array):
             raise Refused("no array in the pickle")
-        return made.build()
+        return made.build(budget)
     except Refused:
         raise
     except Exception as error:  # a damaged pickle fails in any way
         raise Refused("damaged pickle") from error
 
 
+class _Budget:
+    """What one pickle may still make; every array is built once, however often it is named."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self.bytes = n_bytes  # an honest pickle makes no more than it holds
+        self.steps = MOST_STEPS
+        self.built: dict[int, Any] = {}
+
+    def spend(self, n_bytes: int = 0, steps: int = 0) -> None:
+        self.bytes -= n_bytes
+        self.steps -= steps
+        if self.bytes < 0 or self.steps < 0:
+            raise Refused("a pickle that makes more than it holds")
+
+
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, budget: _Budget) -> None:
+        super().__init__(file, encoding="latin-1")
+        self.budget = budget
+
     def find_class(self, module: str, name: str) -> Any:
         if module == "numpy._core" or module.startswith("numpy._core."):  # NumPy 2
             module = module.replace("_core", "core", 1)
         if (module, name) not in _ADMITTED:
             raise Refused(f"would run code ({module}.{name})")
+        if name == "encode":
+            return functools.partial(_as_bytes, self.budget)
         return _ADMITTED[module, name]
+
+
+def _as_bytes(budget: _Budget, text: str, encoding: str) -> bytes:
+    """`_codecs.encode(text, "latin1")`: how protocols 0 to 2 write bytes."""
+    budget.spend(len(text))
+    return text.encode("latin-1")
 
 
 class _StandIn:
@@ -64,13 +106,6 @@ class _StandIn:
 
     def __setstate__(self, state: Any) -> None:
         raise Refused("damaged pickle")
-
-
-class _Bytes(_StandIn):
-    """`_codecs.encode(text, "latin1")`: how protocols 0 to 2 write bytes."""
-
-    def __new__(cls, text: str, encoding: str) -> Any:
-        return text.encode("latin-1")
 
 
 class _DType(_StandIn):
@@ -93,34 +128,46 @@ class _Array(_StandIn):
     def __setstate__(self, state: Any) -> None:
         self.state = tuple(state[-4:])
 
-    def build(self, nested: int = 2) -> NDArray[Any]:
+    def build(self, budget: _Budget, nested: int = 2) -> NDArray[Any]:
         shape, dtype, fortran, raw = self.state
-        if not all(isinstance(n, int) and n >= 0 for n in shape):
+        if len(shape) > 32 or not all(isinstance(n, int) and 0 <= n < 2**48 for n in shape):
             raise Refused("damaged pickle")
         if dtype.dtype != object:
-            flat = np.frombuffer(_raw(raw), dtype.dtype)
+            flat = np.frombuffer(_raw(raw, budget), dtype.dtype)
         elif isinstance(raw, list) and len(raw) == math.prod(shape) and nested:
+            budget.spend(steps=len(raw))
             flat = np.empty(len(raw), dtype=object)
-            known: dict[int, Any] = {}  # one object may stand in a list a million times
             for k, item in enumerate(raw):
-                if id(item) not in known:
-                    known[id(item)] = _element(item, nested - 1)
-                flat[k] = known[id(item)]
+                flat[k] = _element(item, budget, nested - 1)
         else:
             raise Refused("damaged pickle")
         return flat.reshape(shape, order="F" if fortran else "C")
 
 
-def _raw(raw: Any) -> bytes:
+def _raw(raw: Any, budget: _Budget | None = None) -> bytes | bytearray:
     """Python 2 wrote bytes as text."""
-    return raw.encode("latin-1") if isinstance(raw, str) else bytes(memoryview(raw))
+    if isinstance(raw, bytes | bytearray):
+        return raw
+    if not isinstance(raw, str):
+        raise Refused("damaged pickle")
+    if budget is not None:
+        budget.spend(len(raw))
+    return raw.encode("latin-1")
 
 
-def _element(item: Any, nested: int) -> Any:
+def _element(item: Any, budget: _Budget, nested: int) -> Any:
+    if id(item) not in budget.built:
+        budget.built[id(item)] = _made(item, budget, nested)
+    return budget.built[id(item)]
+
+
+def _made(item: Any, budget: _Budget, nested: int) -> Any:
     if isinstance(item, _Array):
-        return item.build(nested)
-    if isinstance(item, list | tuple) and all(isinstance(n, int | float) for n in item):
-        return np.array(item, dtype=np.float64)
+        return item.build(budget, nested)
+    if isinstance(item, list | tuple):
+        budget.spend(steps=len(item))
+        if all(isinstance(n, int | float) for n in item):
+            return np.array(item, dtype=np.float64)
     if isinstance(item, int | float):
         return float(item)
     raise Refused("not numbers")
@@ -130,7 +177,7 @@ class _Scalar(_StandIn):
     """`scalar(dtype, raw)`: one number."""
 
     def __new__(cls, dtype: _DType, raw: Any) -> Any:
-        if dtype.dtype == object:
+        if dtype.dtype == object or len(raw) > 32:
             raise Refused("not numbers")
         return np.frombuffer(_raw(raw), dtype.dtype, 1)[0].item()
 
@@ -152,5 +199,5 @@ _ADMITTED: dict[tuple[str, str], type] = {
     ("numpy.core.numeric", "_frombuffer"): _FromBuffer,
     ("numpy", "ndarray"): _StandIn,
     ("numpy", "dtype"): _DType,
-    ("_codecs", "encode"): _Bytes,
+    ("_codecs", "encode"): _StandIn,
 }
