@@ -12,34 +12,29 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from torch import nn
+from small import context, small_bundle
 
-from deeplense import bundle, cli, config, typed
+from deeplense import cli, config, typed
 from deeplense.allow import allowed
-from deeplense.bundle import Bundle
 from deeplense.data import generate
-from deeplense.data.familiarity import Familiarity
 from deeplense.data.generate import Task, simulate
-from deeplense.data.schema import ImageInfo
+from deeplense.data.schema import ImageInfo, read_manifest
 from deeplense.data.store import Dataset
-from deeplense.data.transforms import Preprocessor
 from deeplense.errors import UserError
 from deeplense.evaluation.info import info
 from deeplense.evaluation.show import show
-from deeplense.inference import export
-from deeplense.models import build_network
-from deeplense.models.heads import head_for
+from deeplense.inference.export import export
+from deeplense.inference.export.runtime import OnnxBundle
+from deeplense.models import build_trunk
 from deeplense.recipe import Model, Recipe
 from deeplense.sim.world import World
-from deeplense.training.fit import train
 
 CLASSES = ["no_sub", "cdm", "axion"]
 KWARGS: dict[str, Any] = {"widths": [8, 8], "depths": [1, 1]}
@@ -53,12 +48,14 @@ from torch.nn import Linear
 from deeplense.sim.substructure.point_masses import PointMasses
 
 class Net(nn.Module):
-    def __init__(self, in_chans, num_classes, image_size, **kwargs):
+    num_features = 2
+    def __init__(self, in_chans, image_size, **kwargs):
         super().__init__()
         Path(__file__).with_name("made").touch()
-        self.layer = nn.Linear(in_chans * image_size[0] * image_size[1], num_classes)
-    def forward(self, x):
+        self.layer = nn.Linear(in_chans * image_size[0] * image_size[1], 2)
+    def forward_features(self, x):
         return self.layer(x.flatten(1))
+    forward = forward_features
 
 @dataclass
 class Halos(PointMasses):
@@ -100,14 +97,8 @@ def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle's file."""
-    recipe, image = Recipe(model=Model(kwargs=KWARGS)), ImageInfo(1, 16, 16, 0.1, "counts")
-    images = torch.randn((20, 1, 16, 16), generator=torch.Generator().manual_seed(0))
-    preprocess = Preprocessor.fit(recipe.preprocess, image, [images])
-    head = head_for(recipe.task, CLASSES, None)
-    network = build_network(recipe.model, preprocess.output_shape, head.n_out)
-    parts = (network, preprocess, head, Familiarity.fit(preprocess(images)))
     path = tmp_path_factory.mktemp("bundle") / "b.safetensors"
-    Bundle(*parts, recipe, CLASSES, image, None, "print", {"epochs": 3}, "0.1").save(path)
+    small_bundle(Recipe(model=Model(kwargs=KWARGS)), classes=CLASSES).save(path)
     return path
 
 
@@ -115,6 +106,15 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = ["simulation.size=16", "splits={test: 3}"]
     return simulate("quickstart", tmp_path_factory.mktemp("data") / "d", workers=1, overrides=changes)
+
+
+@pytest.fixture(scope="module")
+def exported(stored: Path) -> Path:
+    return export(stored, stored.with_name("m.onnx"))
+
+
+def trunk(name: str) -> Any:
+    return build_trunk(Model(name), context(Recipe(), ImageInfo(1, 8, 8)))
 
 
 def about_of(path: Path) -> dict[str, Any]:
@@ -141,13 +141,13 @@ Ways = dict[str, Callable[[str, Any], object]]
 
 
 @pytest.fixture
-def ways(tmp_path: Path, stored: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Ways:
+def ways(tmp_path: Path, stored: Path, exported: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Ways:
     """Every way in: each takes a dotted path of the recipe and its value, and does what a user would do with it."""
     complete, about, weights = config.to_tree(config.load_recipe("quickstart")), about_of(stored), load_file(stored)
 
     def use(recipe: Recipe) -> None:
         world = World(recipe.simulation)
-        build_network(recipe.model, (len(world.bands), world.size, world.size), len(world.classes))
+        build_trunk(recipe.model, context(recipe, ImageInfo(len(world.bands), world.size, world.size)))
 
     def in_file(path: str, value: Any) -> None:
         (tmp_path / "r.yaml").write_text(yaml.safe_dump({"base": "quickstart", **nested(path, value)}))
@@ -175,20 +175,20 @@ def ways(tmp_path: Path, stored: Path, dataset: Path, monkeypatch: pytest.Monkey
         info(tmp_path / "b.safetensors")
 
     def in_onnx(path: str, value: Any) -> None:
-        one = bundle.load(stored, "cpu")
-        found = export._about(one, "float32") | {"recipe": with_value(about["recipe"], path, value)}
-        meta = SimpleNamespace(custom_metadata_map={export.KEY: json.dumps(found)})
-        monkeypatch.setattr(export, "_session", lambda *_: SimpleNamespace(get_modelmeta=lambda: meta))
-        export.OnnxBundle("b.onnx")
+        model = onnx.load(exported)
+        held = json.loads(model.metadata_props[0].value)
+        model.metadata_props[0].value = json.dumps(held | {"recipe": with_value(held["recipe"], path, value)})
+        onnx.save(model, tmp_path / "m.onnx")
+        OnnxBundle(tmp_path / "m.onnx")
 
     def in_manifest(path: str, value: Any) -> None:
         folder = tmp_path / "data"
         folder.mkdir(exist_ok=True)
         for file in dataset.iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
-        manifest = json.loads((folder / "dataset.json").read_text())
-        manifest["recipe"] = with_value(manifest["recipe"], path, value)
-        (folder / "dataset.json").write_text(json.dumps(manifest))
+        manifest = read_manifest(folder)
+        manifest.recipe = with_value(dict(manifest.recipe or {}), path, value)
+        manifest.seal().write(folder)
         info(folder)
         show(folder, tmp_path / "one.png", id=str(Dataset(folder).split("test").ids[0]))
 
@@ -266,7 +266,7 @@ def test_a_class_path_is_data_where_anything_may_stand(door: Door) -> None:
     recipe = config.load_recipe({"model": {"kwargs": {"x": PROBES[0]}}})
     assert recipe.model.kwargs == {"x": PROBES[0]}
     with pytest.raises(UserError, match="compact' does not take what the recipe gives it"):
-        build_network(recipe.model, (1, 16, 16), 2)
+        build_trunk(recipe.model, context(recipe))
     assert not door.opened
 
 
@@ -328,10 +328,10 @@ def test_a_module_that_was_allowed_is_taken(door: Door, capsys: pytest.CaptureFi
 @pytest.mark.parametrize("name", ["os", "Linear", "subprocess", "Path", "none_such", "Halos", "Net.__init__", ""])
 def test_of_an_allowed_module_only_what_can_serve_is_taken(name: str, door: Door) -> None:
     with allowed("my_own"), pytest.raises(UserError) as caught:
-        build_network(Model(f"my_own:{name}"), (1, 8, 8), 2)
+        trunk(f"my_own:{name}")
     assert "\n" not in str(caught.value)
     with allowed("my_own", "my_own_other"), pytest.raises(UserError, match="is code of its own"):
-        build_network(Model("my_ow:Net"), (1, 8, 8), 2)
+        trunk("my_ow:Net")
     with pytest.raises(UserError, match="give the name of a module"), allowed("my-own"):
         pass
 
@@ -340,27 +340,11 @@ def test_what_the_program_imported_itself_is_taken_unless_it_is_a_library(door: 
     import my_own  # type: ignore[import-not-found]
 
     (door.folder / "made").unlink(missing_ok=True)
-    assert isinstance(build_network(Model("my_own:Net"), (1, 8, 8), 2), my_own.Net)
+    assert isinstance(trunk("my_own:Net"), my_own.Net)
     for name in ("my_own:Linear", "torch.nn:Linear", "my_own:os", "my_own:Path"):
         with pytest.raises(UserError, match=r"--allow|is not a network"):
-            build_network(Model(name), (1, 8, 8), 2)
+            trunk(name)
     assert not door.calls
-
-
-class Mine(nn.Module):
-    def __init__(self, in_chans: int, num_classes: int, image_size: tuple[int, int]) -> None:
-        super().__init__()
-        self.layer = nn.Linear(in_chans * image_size[0] * image_size[1], num_classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.layer(x.flatten(1))
-        return out
-
-
-def test_a_class_of_the_running_program_trains(tmp_path: Path, tiny_dataset: Path) -> None:
-    changes = [f"model.name='{__name__}:Mine'", "training.epochs=1", "training.batch_size=32"]
-    made = train("quickstart", tiny_dataset, tmp_path / "run", overrides=changes, device="cpu")
-    assert isinstance(bundle.load(made, "cpu").network, Mine)
 
 
 def test_workers_run_what_was_allowed_and_nothing_else(tmp_path: Path, door: Door, monkeypatch: Any) -> None:

@@ -70,6 +70,9 @@ def _section(cls: Any, tree: Any, where: str) -> Any:
             values[key] = _value(known[key], value, f"{where}.{key}")
         elif not dataclass_in(known[key]):  # an empty section is as when it is left out
             raise UserError(f"{where}.{key} is null; give a value, or leave the key out")
+    for f in dataclasses.fields(cls):
+        if f.init and f.name not in values and f.default is f.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where}.{f.name} is missing")
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:

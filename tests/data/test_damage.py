@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from deeplense.data import schema, store, typed
+from deeplense import typed
+from deeplense.data import schema, store
 from deeplense.data.formats import read_images
 from deeplense.data.schema import ImageInfo, Manifest, Parameter
 from deeplense.data.store import Dataset, validate
@@ -111,18 +112,18 @@ def test_any_strange_value_anywhere_is_one_line(mock: Path) -> None:
         (lambda t: t["shards"][0].update(file="../outside.h5"), "should be the name of a file beside it"),
         (lambda t: t["shards"][0].update(file="/etc/passwd"), "should be the name of a file beside it"),
         (lambda t: t["shards"][0].update(file="a\\b"), "should be the name of a file beside it"),
-        (lambda t: t["shards"][0].update(n=True), r"shards\[0\].n is True, but should be a whole number"),
+        (lambda t: t["shards"][0].update(n=True), r"shards\.0\.n is True, but should be int"),
         (lambda t: t["shards"][0].update(n=-4), r"shards\[0\].n is -4"),
         (lambda t: t["shards"][0].update(split="dev"), "which splits does not name"),
         (lambda t: t.update(classes=["x", "x"]), "classes has a name twice"),
         (lambda t: t.update(classes="xy"), "classes is 'xy', but should be list"),
-        (lambda t: t["image"].update(height=2**14, width=2**13), "image has more than 67108864 pixels"),
+        (lambda t: t["image"].update(height=2**14, width=2**13), "an image of 1 x 16384 x 8192 pixels"),
         (lambda t: t["image"].update(pixel_scale=0), "image.pixel_scale is 0"),
         (lambda t: t["image"].update(bands=["a", "b"]), "image.bands are 2, channels 1"),
         (lambda t: t["image"].pop("width"), "image.width is missing"),
-        (lambda t: t["parameters"][0].update(colour=1), r"unknown key parameters\[0\].'colour'"),
+        (lambda t: t["parameters"][0].update(colour=1), r"parameters\.0 has no key 'colour'"),
         (lambda t: t.update(recipe=[1]), r"recipe is \[1\], but should be"),
-        (lambda t: t.update(name="a\nb"), "name is 'a.nb', but should be printable text"),
+        (lambda t: t.update(name="a\nb"), r"manifest\.name is 'a\\nb'; take the control characters out"),
     ],
 )
 def test_what_a_manifest_may_not_say(mock: Path, change: Callable[[dict[str, Any]], object], match: str) -> None:
@@ -147,7 +148,7 @@ def test_a_deep_recipe_is_refused(mock: Path) -> None:
     tree = json.loads((mock / schema.MANIFEST).read_text())
     tree["recipe"] = json.loads('{"a":' * 40 + "1" + "}" * 40)
     (mock / schema.MANIFEST).write_text(json.dumps(tree))
-    assert "is nested more than 32 levels deep" in one_line(mock)
+    assert "more than 32 levels deep" in one_line(mock)
 
 
 def test_every_field_of_the_manifest_has_a_type_that_is_checked() -> None:
@@ -155,8 +156,8 @@ def test_every_field_of_the_manifest_has_a_type_that_is_checked() -> None:
         whole = {f.name: object() for f in dataclasses.fields(cls)}
         for name in whole:
             if (cls, name) != (Parameter, "prior"):  # free by definition
-                with pytest.raises(typed.Mismatch):
-                    typed._value(typed.typing.get_type_hints(cls)[name], whole[name], name)
+                with pytest.raises(UserError):
+                    typed._value(typed.fields(cls)[name], whole[name], name)
 
 
 def replace(name: str, **options: Any) -> Callable[[h5py.File], None]:

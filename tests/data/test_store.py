@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from deeplense.data import schema, store, typed
+from deeplense import config
+from deeplense.data import schema, store
 from deeplense.data.schema import ImageInfo, Manifest, Parameter
 from deeplense.data.store import Dataset, validate
 from deeplense.errors import UserError
@@ -55,7 +56,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object], seal: bool = 
     change(tree)
     path.write_text(json.dumps(tree))
     if seal:
-        typed.build(Manifest, tree).seal().write(folder)
+        config.build(Manifest, tree, "manifest").seal().write(folder)
 
 
 def flip(path: Path, offset: int) -> None:

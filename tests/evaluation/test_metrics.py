@@ -285,3 +285,14 @@ def test_bins_of_any_values_are_finite_and_never_of_one_image(values: list[float
     assert all(np.isfinite(column).all() for column in found.values())
     assert (found["n"] > 1).all()
     np.testing.assert_allclose(found["bias"], 1.0)
+
+
+def test_a_class_that_is_never_predicted_is_told_and_accuracy_does_not_hide_it() -> None:
+    labels = np.r_[np.zeros(400, int), np.ones(10, int)]
+    probabilities = np.tile([0.9, 0.1], (410, 1)) + np.linspace(0, 0.05, 410)[:, None] * [-1, 1]
+    found = metrics.classification(probabilities, labels, ["common", "rare"], count=10)
+    assert found["accuracy"] == pytest.approx(400 / 410)
+    assert found["accuracy_balanced"] == sk.balanced_accuracy_score(labels, probabilities.argmax(1)) == 0.5
+    (note,) = found["notes"]
+    assert note.startswith("'rare' is never predicted, although 10 of the 410 images")
+    assert "training.balance" in note

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from deeplense.bundle import load
 from deeplense.data import store
@@ -141,3 +142,20 @@ def test_a_balanced_epoch_shows_classes_equally_often(lopsided: Path) -> None:
     assert abs(np.bincount(labels)[0] - np.bincount(labels)[1]) <= 1
     again = np.concatenate([b.id.numpy() for b in StoredLoader(split, 16, shuffle=True, strata=split.labels)])
     np.testing.assert_array_equal(again, np.concatenate([b.id.numpy() for b in loader]))
+
+
+class Mine(nn.Module):
+    def __init__(self, in_chans: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.num_features = in_chans * image_size[0] * image_size[1]
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)
+
+    forward = forward_features
+
+
+def test_a_class_of_the_running_program_trains(tmp_path: Path, tiny_dataset: Path) -> None:
+    changes = [f"model.name='{__name__}:Mine'", "training.epochs=1", "training.batch_size=32"]
+    made = train("quickstart", tiny_dataset, tmp_path / "run", overrides=changes, device="cpu")
+    assert isinstance(load(made, "cpu").network.trunk, Mine)

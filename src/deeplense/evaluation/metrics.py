@@ -107,6 +107,7 @@ def classification(
             "per_class_ci": {c: interval(sampled[:, k]) if present[k] else None for k, c in enumerate(classes)},
         },
         "accuracy": float(correct.mean()),
+        "accuracy_balanced": float(np.mean([correct[labels == k].mean() for k in np.unique(labels)])),
         "accuracy_ci": interval(accuracies),
         "nll": float(-np.log(_of_truth(probabilities, labels)).mean()),
         "ece": calibration.ece(probabilities, labels),
@@ -115,6 +116,12 @@ def classification(
             f"AUC of '{c}' is undefined: {'every' if (labels == k).any() else 'no'} image is of this class."
             for k, c in enumerate(classes)
             if not present[k]
+        ]
+        + [
+            f"'{c}' is never predicted, although {n:,} of the {len(labels):,} images are of this class: read the balanced "
+            "accuracy, and train with training.balance=weights."
+            for c, n, predicted in zip(classes, confusion.sum(1), confusion.sum(0), strict=True)
+            if n and not predicted
         ],
     }
 

@@ -92,6 +92,7 @@ class ClassEvaluation:
         return [
             ("Macro AUC", number_text(m["auc"]["macro"]), interval_text(m["auc"]["macro_ci"])),
             ("Accuracy", percent_text(m["accuracy"], 2), " to ".join(percent_text(x, 2) for x in m["accuracy_ci"])),
+            ("Balanced accuracy", percent_text(m["accuracy_balanced"], 2), "classes weigh alike"),
             ("NLL", number_text(m["nll"]), f"{np.log(len(m['classes'])):.4f} when guessing"),
             ("ECE", number_text(m["ece"]), "0 is calibrated"),
             ("Images", f"{m['n']:,}", f"{m['split']} split"),
