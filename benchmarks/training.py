@@ -1,8 +1,10 @@
 """What a training step costs beside its network, as shares and ratios within one run.
 
-`python benchmarks/training.py [section …]`, all of them when none is named. `sim`: the share of a step that waits for
-its images when `quickstart` is trained straight from the simulator, with the images made ahead in a process of their
-own, and made between the steps.
+`python benchmarks/training.py [section …]`, all of them when none is named. `step`: a step of `quickstart` (images from
+the store, pre-processing, augmentation, optimiser, schedule, averaged weights, logs) against a bare PyTorch loop over
+the same network on tensors that lie ready, in turns. `sim`: the share of a step that waits for its images when
+`quickstart` is trained straight from the simulator, with the images made ahead in a process of their own, and made
+between the steps.
 """
 
 from __future__ import annotations
@@ -24,10 +26,14 @@ import torch
 import deeplense
 from deeplense.data import pools
 from deeplense.data.schema import Batch
+from deeplense.data.transforms import Preprocessor
+from deeplense.models import Context, build_network
+from deeplense.models.heads import HeadSpec
 from deeplense.training import feed, fit
 from deeplense.training.feed import Feed, Loader
+from deeplense.training.module import LensModule
 
-EPOCHS, STEPS = 3, 100
+EPOCHS, STEPS, TURNS = 3, 100, 5
 
 
 class Watched:
@@ -85,7 +91,57 @@ def watched(epochs: list[list[tuple[float, float]]], *arguments: Any) -> Feed:
     return made
 
 
-SECTIONS: dict[str, Callable[[], None]] = {"sim": sim}
+def step() -> None:
+    """Median times of a step, in turns."""
+    print(f"step: quickstart, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        with contextlib.redirect_stdout(io.StringIO()):
+            deeplense.simulate("quickstart", data, splits="train=3200,val=64,test=64")
+        ratios = []
+        for turn in range(TURNS):
+            ours, bare = _ours(data, Path(folder) / f"run{turn}"), _bare(data)
+            ratios.append(bare / ours)
+            print(f"  a step {1e3 * ours:.2f} ms, of the bare loop {1e3 * bare:.2f} ms: {ratios[-1]:.3f}", flush=True)
+        print(f"  median ratio {np.median(ratios):.3f}")
+
+
+def _ours(data: Path, out: Path) -> float:
+    times: list[float] = []
+    end = LensModule.on_train_batch_end
+
+    def stamped(module: LensModule, *arguments: Any) -> None:
+        end(module, *arguments)
+        times.append(time.perf_counter())
+
+    with mock.patch.object(LensModule, "on_train_batch_end", stamped), contextlib.redirect_stdout(io.StringIO()):
+        deeplense.train("quickstart", data, out, overrides=["training.epochs=2"], device="cpu")
+    return float(np.median(np.diff(times)))  # the two steps beside a validation are no median
+
+
+def _bare(data: Path) -> float:
+    made = deeplense.load_recipe("quickstart")
+    split = deeplense.Dataset(data).split("train")
+    images, labels = split.images(np.arange(3200)), torch.from_numpy(split.labels[:3200])
+    preprocess = Preprocessor.fit(made.preprocess, split.manifest.image, [images[:1024]])
+    with torch.no_grad():
+        ready = [x.contiguous(memory_format=torch.channels_last) for x in torch.split(preprocess(images), 64)]
+    context = Context(split.manifest.image, preprocess)
+    torch.manual_seed(0)
+    network = build_network(made.model, [HeadSpec("class", "categorical")], split.manifest.classes, context)
+    network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
+    times = [time.perf_counter()]
+    for _ in range(2):
+        for x, y in zip(ready, torch.split(labels, 64), strict=True):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(x)["class"], y).backward()
+            optimizer.step()
+            times.append(time.perf_counter())
+    return float(np.median(np.diff(times)))
+
+
+SECTIONS: dict[str, Callable[[], None]] = {"step": step, "sim": sim}
 
 if __name__ == "__main__":
     for section in sys.argv[1:] or SECTIONS:
