@@ -345,10 +345,11 @@ def test_a_dask_cluster_writes_the_same_bytes(
         assert content(out) == content(serial)
 
         # a failure there is the same line as here
-        def full(*_: object) -> None:
-            raise OSError(28, "No space left on device")
+        def full(path: Path) -> None:
+            if path.suffix == ".h5":
+                raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(os, "fsync", full)
+        monkeypatch.setattr(schema, "flush", full)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "free")(10**12))
         fails(".h5: cannot write .No space left", tmp_path / "b", splits=splits, cluster=cluster.scheduler_address)
     assert len(list(out.glob("*.h5"))) == 4

@@ -15,7 +15,7 @@ import torch
 from deeplense import config, rng
 from deeplense.data import generate, pools, schema, store
 from deeplense.data.generate import simulate
-from deeplense.data.simulated import SimLoader
+from deeplense.data.simulated import SimLoader, SimStream
 from deeplense.data.store import Dataset, Split, validate
 from deeplense.errors import UserError
 from deeplense.evaluation.show import show
@@ -251,9 +251,10 @@ def test_two_workers_store_what_training_on_the_fly_sees(tmp_path: Path) -> None
     with pools.processes(2) as pool:
         shards = dict(pools.finished(pool, generate.make_shard, tasks))
     for epoch, task in enumerate(tasks):
-        loader = SimLoader(recipe.simulation, recipe.seed, "train", batch_size=rng.BLOCK, batches=1)
+        stream = SimStream(recipe.simulation, recipe.seed, "train", rng.BLOCK)
+        loader = SimLoader(stream, rng.BLOCK)
         loader.set_epoch(epoch)
-        manifest = loader.manifest
+        manifest = stream.manifest
         manifest.shards, manifest.splits = [shards[epoch]], {task.split: rng.BLOCK}
         split = Split(Path(task.folder) / "train", task.split, manifest)
         stored, fresh = split.batch(np.arange(rng.BLOCK)), next(iter(loader))

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ READABLE = (1, 2)  # version 1 has no checksum of the manifest itself
 MANIFEST = "dataset.json"
 LARGEST_MANIFEST = 2**26  # bytes
 MOST = 2**22  # values in it: of a million shards
+LONGEST = 4096  # letters of a name
 
 
 class Batch(NamedTuple):
@@ -267,6 +269,8 @@ def _check(manifest: Manifest) -> None:
             raise UserError(what)
 
     image, shards, splits = manifest.image, manifest.shards, manifest.splits
+    for where, text in _texts(manifest):
+        demand(text.isprintable() and len(text) <= LONGEST, f"{where} is {brief(text)}, but should be printable text")
     check_image(image)
     demand(image.pixel_scale is None or image.pixel_scale > 0, f"image.pixel_scale is {image.pixel_scale}")
     demand(len(image.bands) in (0, image.channels), f"image.bands are {len(image.bands)}, channels {image.channels}")
@@ -290,3 +294,17 @@ def _check(manifest: Manifest) -> None:
         demand(name.isprintable() and name != "", f"splits has the name {told}")
         demand(n >= 1 and n == listed, f"split {told} should hold {n} images, its shards list {listed}")
     demand(manifest.schema_version > 1 or not manifest.checksum, "checksum in a manifest of version 1")
+
+
+def _texts(thing: Any, where: str = "manifest") -> Iterator[tuple[str, str]]:
+    """Every text of a manifest but those of recipe and priors, which are free: one that cannot be printed would break
+    the one line of a message, or a terminal."""
+    if isinstance(thing, str):
+        yield where, thing
+    elif dataclasses.is_dataclass(thing):
+        for f in dataclasses.fields(thing):
+            if f.name not in ("recipe", "prior"):
+                yield from _texts(getattr(thing, f.name), f"{where}.{f.name}")
+    elif isinstance(thing, list | dict):
+        for key, value in enumerate(thing) if isinstance(thing, list) else thing.items():
+            yield from _texts(value, f"{where}.{brief(key)}")

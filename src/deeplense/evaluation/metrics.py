@@ -118,8 +118,8 @@ def classification(
             if not present[k]
         ]
         + [
-            f"'{c}' is never predicted, although {n:,} of the {len(labels):,} images are of this class: read the balanced "
-            "accuracy, and train with training.balance=weights."
+            f"'{c}' is never predicted, although {n:,} of the {len(labels):,} images are of this class: read the "
+            "balanced accuracy, and train with training.balance=weights."
             for c, n, predicted in zip(classes, confusion.sum(1), confusion.sum(0), strict=True)
             if n and not predicted
         ],

@@ -34,7 +34,7 @@ from deeplense.training import start
 from deeplense.training.feed import Feed, make_feed
 from deeplense.training.keep import Keeper, OnEpoch
 from deeplense.training.module import LensModule
-from deeplense.training.processes import Processes, bfloat16_is_slow, launched, synchronise
+from deeplense.training.processes import Processes, bfloat16_is_slow, launched, lost_another, synchronise
 
 
 def train(
@@ -92,6 +92,13 @@ def train(
             # Lightning's way of passing Ctrl-C on
             if keeper.interrupted is None:
                 raise
+        except RuntimeError as error:
+            if not lost_another(error):
+                raise
+            raise UserError(
+                f"{out}: another process of this training ended, after epoch {len(keeper.history)}; the same command "
+                "with --resume continues from there, with any number of processes"
+            ) from error
         finally:
             feed.close()
     if keeper.interrupted is not None:

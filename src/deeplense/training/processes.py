@@ -75,6 +75,16 @@ class _Synchronised:
         return norm.act(norm.drop(y)) if hasattr(norm, "act") else y
 
 
+def lost_another(error: RuntimeError) -> bool:
+    """Whether a talk between processes broke off; the backends have no common error for it."""
+    if not torch.distributed.is_initialized():
+        return False
+    told = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or any(
+        word in told for word in ("gloo", "nccl", "connection")
+    )
+
+
 def bfloat16_is_slow(device: torch.device) -> bool:
     """A CPU that has to imitate it, as far as Linux says."""
     try:
