@@ -265,7 +265,7 @@ def test_a_report_without_history_or_with_a_broken_one_has_no_learning_curves(
 
 def test_the_train_split_is_reported_with_a_caution(classifier: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     evaluate(classifier, tiny_dataset, tmp_path / "r", split="train", device="cpu")
-    (note,) = metrics_of(tmp_path / "r")["notes"]
+    note, *_ = metrics_of(tmp_path / "r")["notes"]
     assert note.startswith("These are the images that the network was trained on")
     assert "trained on" in Page(tmp_path / "r" / "index.html").text
 

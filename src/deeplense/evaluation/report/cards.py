@@ -45,7 +45,7 @@ def notes(bundle: Bundle, manifest: Manifest, split: str) -> list[str]:
             f"everything is {ours / theirs:.2f} times its angular size."
         )
     names = {bundle.recipe.name, (manifest.recipe or {}).get("name", "")}
-    if "cdm" in bundle.classes and "no_sub" in bundle.classes and any(name.startswith(FAINT_CDM) for name in names):
+    if Classes in bundle.answers().values() and any(name.startswith(FAINT_CDM) for name in names):
         found.append(
             "With the right subhalo mass function (slope −1.9) 25 point masses carry about 3·10⁸ M☉, not the "
             "4·10¹⁰ M☉ of the published simulator, and cdm is nearly invisible in one image. A low AUC "
@@ -87,7 +87,8 @@ def limits(bundle: Bundle) -> list[str]:
             "Its recipe keeps the macro lens the same in every image, so a network can read the class off "
             "the total mass (the Einstein radius) instead of the substructure."
         )
-    if "axion" in bundle.classes or any("axion" in name for name in bundle.answers()):
+    told = [*bundle.answers(), *(bundle.classes if Classes in bundle.answers().values() else ())]
+    if any("axion" in name for name in told):
         said.append(
             "The legacy axion masses (10⁻²⁴ to 10⁻²² eV) are excluded by VLBI, which rules out "
             "m ≤ 4.4·10⁻²¹ eV (arXiv 2302.10941): the class is a benchmark, not a forecast."
