@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from deeplense.answers import Classes, Value
 from deeplense.bundle import FORMAT, Bundle, load
-from deeplense.data.familiarity import Familiarity
 from deeplense.data.schema import ImageInfo, Parameter
 from deeplense.data.transforms import Preprocessor
 from deeplense.device import resolve_device
 from deeplense.errors import UserError
 from deeplense.models import Context, build_network
 from deeplense.models.heads import HeadSpec, Target
+from deeplense.models.out_of_distribution import OutOfDistribution
+from deeplense.models.pixel_statistics import PixelStatistics
 from deeplense.recipe import Model, Preprocess, Recipe, Simulation
 
 INFO = ImageInfo(1, 16, 16, 0.1, "counts")
@@ -47,7 +48,9 @@ def _bundle(specs: list[HeadSpec], model: str = "compact") -> Bundle:
     network(preprocess(_images(30)))  # moves the running statistics of the norms
     for head in network.each().values():
         head.temperature.fill_(1.3)
-    detector = Familiarity.fit(preprocess(_images(20)))
+    x = preprocess(_images(20))
+    statistics = PixelStatistics.fit(x)
+    detector = OutOfDistribution.fit(statistics, statistics(x), network.eval().features(x))
     about = (["a", "b", "c"], INFO, parameters, Simulation(), "print", {"epochs": 3}, "0.1")
     return Bundle(network, preprocess, detector, specs, recipe, *about)
 
@@ -219,6 +222,9 @@ def test_another_version_names_both(tmp_path: Path) -> None:
         ({"recipe": {"model": {"kwargs": {"widths": [2**16] * 4}}}}, "do not fit"),
         ({"recipe": {"model": {"name": "vit_giant_patch14_224"}}}, "do not fit"),
         ({"recipe": 7}, "b.safetensors"),
+        ({"detector": "oracle"}, "no detector 'oracle'; one of out_of_distribution, cells"),
+        ({"detector": "cells"}, "do not fit"),
+        ({"detector": ["cells"]}, "do not fit|no detector"),
     ],
 )
 def test_what_does_not_fit_the_weights_is_refused_before_it_is_built(
@@ -245,9 +251,9 @@ def test_a_bundle_of_format_1_becomes_one_of_today(tmp_path: Path) -> None:
     old = load(OLD / "classifier.safetensors", "cpu")
     old.save(tmp_path / "b.safetensors")
     images = np.load(OLD / "images.npy")
-    np.testing.assert_allclose(
-        load(tmp_path / "b.safetensors", "cpu").predict(images).probabilities, old.predict(images).probabilities
-    )
+    before, after = old.predict(images), load(tmp_path / "b.safetensors", "cpu").predict(images)
+    np.testing.assert_allclose(after.probabilities, before.probabilities)
+    np.testing.assert_allclose(after.distance, before.distance)
 
 
 def test_devices() -> None:

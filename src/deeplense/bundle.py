@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from deeplense import config, format_1, trees
 from deeplense.answers import ANSWERS, Prediction, output_name
 from deeplense.data import schema
-from deeplense.data.familiarity import Familiarity
 from deeplense.data.images import as_images
 from deeplense.data.schema import ImageInfo, Parameter
 from deeplense.data.transforms import Preprocessor
@@ -32,11 +31,14 @@ from deeplense.errors import UserError
 from deeplense.models import Context, build_network
 from deeplense.models.heads import Head, HeadSpec
 from deeplense.models.network import Network
+from deeplense.models.out_of_distribution import OutOfDistribution
 from deeplense.recipe import Recipe, Simulation
 
 __all__ = ["FORMAT", "Bundle", "Prediction", "load", "resolve_device"]
 
 FORMAT = 2
+
+DETECTORS: dict[str, Any] = {"out_of_distribution": OutOfDistribution, "cells": format_1.Cells}
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Bundle:
 
     network: Network
     preprocess: Preprocessor
-    detector: Familiarity
+    detector: OutOfDistribution | format_1.Cells
     specs: list[HeadSpec]
     recipe: Recipe
     classes: list[str]
@@ -114,6 +116,7 @@ class Bundle:
             "weights_sha256": _digest(state),
             "recipe": config.to_tree(self.recipe),
             "heads": [spec.tree() for spec in self.specs],
+            "detector": next(name for name, kind in DETECTORS.items() if isinstance(self.detector, kind)),
             "classes": self.classes,
             "image": dataclasses.asdict(self.image),
             "parameters": [dataclasses.asdict(p) for p in self.parameters],
@@ -180,20 +183,17 @@ class Back(nn.Module):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(bundle.heads.values())  # by number: `class`, say, is no name to an exporter
+        # a list, because the exporter writes code that a head's name, such as `class`, may spoil
+        self.heads = nn.ModuleList(bundle.heads.values())
         self.detector, self.about = bundle.detector, bundle.about()
 
     def forward(self, x: Tensor, features: Tensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        for head in self._heads():
-            for answer, outputs in head.outputs(head(features)).items():
-                found |= {output_name(self.about, answer, name): value for name, value in outputs.items()}
-        return {**found, "distance": self.detector(x)}
-
-    def _heads(self) -> Iterator[Head]:
         for head in self.heads:
             assert isinstance(head, Head)
-            yield head
+            for answer, outputs in head.outputs(head(features)).items():
+                found |= {output_name(self.about, answer, name): value for name, value in outputs.items()}
+        return {**found, "distance": self.detector(x, features)}
 
 
 def load(path: str | Path, device: str = "auto") -> Bundle:
@@ -244,10 +244,13 @@ def _rebuild(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> Bundle:
     specs = [HeadSpec.of(tree) for tree in about["heads"]]
     context = Context(image, preprocess, parameters, simulation)
     network = _network(made, specs, about["classes"], context, state)
+    if about["detector"] not in DETECTORS:
+        raise UserError(f"no detector '{about['detector']}'; one of {', '.join(DETECTORS)}")
+    num_features: Any = network.trunk.num_features
     bundle = Bundle(
         network,
         preprocess,
-        Familiarity(preprocess.output_shape),
+        DETECTORS[about["detector"]](preprocess.output_shape, num_features),
         specs,
         made,
         about["classes"],

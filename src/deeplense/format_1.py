@@ -6,11 +6,44 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from deeplense.errors import UserError
 
 Tree = dict[str, Any]
+
+CELLS = 8  # a side, fewer in small images
+
+
+class Cells(nn.Module):
+    """Its detector of strange images: Mahalanobis distance of mean and spread of the pixels in 8 x 8 cells.
+
+    Preprocessed images (B, C, H, W), their features unused -> distance (B,), in units of the training images' largest.
+
+    Args:
+        shape: (C, H, W) of the preprocessed images.
+    """
+
+    mean: Tensor
+    whiten: Tensor
+    limit: Tensor
+
+    def __init__(self, shape: tuple[int, int, int], num_features: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.cells = max(1, min(CELLS, height // 2, width // 2))
+        n = 2 * channels * self.cells**2
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("whiten", torch.zeros(n, n))
+        self.register_buffer("limit", torch.tensor(1.0))
+
+    def forward(self, images: Tensor, features: Tensor) -> Tensor:
+        means = functional.adaptive_avg_pool2d(images, self.cells)
+        spread = (functional.adaptive_avg_pool2d(images.square(), self.cells) - means.square()).clamp_min(0)
+        found = torch.cat([means.flatten(1), (spread.sqrt() + 1e-3).log().flatten(1)], dim=1)
+        return ((found - self.mean) @ self.whiten).square().mean(1).sqrt() / self.limit
 
 
 def upgraded(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[Tree, dict[str, Tensor]]:
@@ -42,7 +75,7 @@ def upgraded(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[Tre
     parameters = [] if target is None else [{"name": target["name"], "unit": target["unit"]}]
     made = {k: about[k] for k in ("recipe", "classes", "image", "fingerprint", "summary", "code_version")}
     parts = ["preprocess", "trunk", "heads", "detector"]
-    return {**made, "parts": parts, "heads": [head], "parameters": parameters, "simulation": None}, new
+    return {**made, "parts": parts, "detector": "cells", "heads": [head], "parameters": parameters, "simulation": None}, new
 
 
 def _last_layer(model: str) -> str:

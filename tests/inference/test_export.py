@@ -16,7 +16,6 @@ import torch
 from deeplense import recipe
 from deeplense.answers import Prediction
 from deeplense.bundle import Bundle, load
-from deeplense.data.familiarity import Familiarity
 from deeplense.data.store import Dataset
 from deeplense.data.transforms import Preprocessor
 from deeplense.errors import UserError
@@ -24,6 +23,8 @@ from deeplense.inference.export import export, graph, parity
 from deeplense.inference.export.runtime import OnnxBundle
 from deeplense.models import Context, build_network
 from deeplense.models.heads import HeadSpec, Target
+from deeplense.models.out_of_distribution import OutOfDistribution
+from deeplense.models.pixel_statistics import PixelStatistics
 
 MASS = HeadSpec("value", "truncated_normal", [Target("log10_m_axion", "log10(eV)", -23.0, 2 / 12**0.5, -24.0, -22.0)])
 FREE = HeadSpec("free", "normal", [Target("log10_m_axion", "log10(eV)", -23.0, 2 / 12**0.5)])
@@ -49,7 +50,9 @@ def make_bundle(data: Path, path: Path, steps: int = 20, specs: Sequence[HeadSpe
     for head in network.each().values():
         head.temperature.fill_(1.7)
     about = (list(specs), made, manifest.classes, manifest.image, manifest.parameters, None, "f", {"n": 1})
-    Bundle(network.eval(), preprocess, Familiarity.fit(x), *about).save(path)
+    statistics = PixelStatistics.fit(x)
+    detector = OutOfDistribution.fit(statistics, statistics(x), network.eval().features(x))
+    Bundle(network, preprocess, detector, *about).save(path)
     return path
 
 
@@ -136,7 +139,7 @@ def test_random_images_look_like_training_images_to_the_network(stretch: Any, ti
     context = Context(dataset.manifest.image, preprocess)
     network = build_network(recipe.Model(), [CLASS], ["a", "b"], context)
     about = ([CLASS], recipe.Recipe(), ["a", "b"], dataset.manifest.image)
-    made = Bundle(network, preprocess, Familiarity(preprocess.output_shape), *about)
+    made = Bundle(network, preprocess, OutOfDistribution(preprocess.output_shape, 160), *about)
     x = preprocess(parity.random_sample(made).images)
     if stretch == "log":  # nothing lies below 0
         assert x.std() == pytest.approx(1, abs=0.5)

@@ -22,13 +22,13 @@ from torch import Tensor
 from deeplense import config, rng
 from deeplense.data import schema
 from deeplense.data.augment import Augmenter
-from deeplense.data.familiarity import Familiarity
 from deeplense.data.schema import Batch
 from deeplense.data.transforms import Preprocessor
 from deeplense.device import resolve_device
 from deeplense.errors import UserError
 from deeplense.models import Context, build_network
 from deeplense.models.heads import head_specs
+from deeplense.models.pixel_statistics import PixelStatistics
 from deeplense.recipe import Recipe, Training
 from deeplense.training import start
 from deeplense.training.feed import Feed, make_feed
@@ -72,12 +72,12 @@ def train(
     if last is not None:
         _check_fingerprint(last, feed.manifest.fingerprint)
     specs = head_specs(made.task, {name: feed.target(name) for name in feed.targets})
-    preprocess, familiarity, reference = _look(made, feed)
+    preprocess, statistics, reference = _look(made, feed)
     torch.manual_seed(rng.integer(made.seed, "weights"))
     context = Context(feed.manifest.image, preprocess, feed.manifest.parameters, feed.simulation)
     network = build_network(made.model, specs, feed.manifest.classes, context)
     start.prepare(network, made.training, feed)
-    module = LensModule(network, preprocess, familiarity, made, feed, reference)
+    module = LensModule(network, preprocess, statistics, made, feed, reference)
     processes = launched()
     if processes and processes.world_size > 1 and where.type == "cpu":
         synchronise(network)
@@ -113,9 +113,9 @@ def train(
 
 
 @torch.no_grad()
-def _look(recipe: Recipe, feed: Feed) -> tuple[Preprocessor, Familiarity, Tensor]:
-    """What is fitted on training images before the network: the pre-processing, and what is familiar to it; and these
-    images, preprocessed and turned."""
+def _look(recipe: Recipe, feed: Feed) -> tuple[Preprocessor, PixelStatistics, Tensor]:
+    """What is fitted on training images before the network: the pre-processing, and the unit of pixel statistics; and
+    these images, preprocessed and turned."""
     preprocess = Preprocessor.fit(recipe.preprocess, feed.manifest.image, feed.sample)
     images = torch.cat([preprocess(part) for part in feed.sample])
     feed.sample.clear()
@@ -123,7 +123,7 @@ def _look(recipe: Recipe, feed: Feed) -> tuple[Preprocessor, Familiarity, Tensor
     turned = Augmenter(recipe.augment)(
         Batch(images, n.long(), n[:, None][:, :0], n.long()), rng.torch_generator(recipe.seed, "familiarity")
     )
-    return preprocess, Familiarity.fit(turned.image), turned.image
+    return preprocess, PixelStatistics.fit(turned.image), turned.image
 
 
 def _rank() -> int:

@@ -22,6 +22,7 @@ from deeplense.bundle import Bundle
 from deeplense.data import schema
 from deeplense.models.heads import HeadSpec
 from deeplense.models.network import Network
+from deeplense.models.out_of_distribution import OutOfDistribution
 from deeplense.training.module import LensModule
 
 COLUMNS = ["epoch", "train_loss", "val_loss", "val_metric", "lr", "seconds"]
@@ -117,6 +118,8 @@ class Keeper(pl.Callback):
             for name, head in heads.items():
                 head.calibrate(raw[name], batch)
         assert self.best is not None
+        assert module.held_out is not None
+        measured, features = module.held_out
         feed, manifest = module.feed, module.feed.manifest
         epochs = len(self.history)
         summary = {
@@ -133,7 +136,7 @@ class Keeper(pl.Callback):
         return Bundle(
             Network(network.trunk, heads, network.weights),
             module.preprocess,
-            module.familiarity,
+            OutOfDistribution.fit(module.statistics, measured, features),
             self.specs,
             module.recipe,
             manifest.classes,

@@ -14,11 +14,11 @@ from torchmetrics import MeanMetric
 
 from deeplense import rng
 from deeplense.data.augment import Augmenter
-from deeplense.data.familiarity import Familiarity
 from deeplense.data.schema import Batch
 from deeplense.data.transforms import Preprocessor
 from deeplense.errors import UserError
 from deeplense.models.network import Network
+from deeplense.models.pixel_statistics import PixelStatistics
 from deeplense.recipe import Recipe
 from deeplense.training.averaging import averaged, estimate_statistics
 from deeplense.training.feed import Feed, Loader
@@ -26,6 +26,9 @@ from deeplense.training.objectives import OBJECTIVES
 from deeplense.training.optim import make_optimizer
 from deeplense.training.schedules import SCHEDULES
 from deeplense.training.start import MAY_CHANGE, rescheduled
+
+
+HELD_OUT = 4096  # images that the detector of strange ones is fitted on
 
 
 class _ByEpoch:
@@ -52,20 +55,21 @@ class LensModule(pl.LightningModule):
         reference: some preprocessed training images (N, C, H, W), which statistics are estimated on.
         evaluated: the network that is validated and bundled: the averaged one where there is one.
         outputs: raw outputs of each head and truths of the last validation, from all processes.
+        held_out: pixel statistics (N, P) and features (N, D) of the last validation, of about `HELD_OUT` images.
     """
 
     def __init__(
         self,
         network: Network,
         preprocess: Preprocessor,
-        familiarity: Familiarity,
+        statistics: PixelStatistics,
         recipe: Recipe,
         feed: Feed,
         reference: Tensor,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
-        self.preprocess, self.familiarity = preprocess, familiarity
+        self.preprocess, self.statistics = preprocess, statistics
         self.objective = OBJECTIVES[recipe.training.objective](recipe.training, network)
         self.recipe, self.feed = recipe, feed
         self.augment = Augmenter(recipe.augment, feed.manifest.parameters, feed.targets, preprocess.view)
@@ -76,7 +80,10 @@ class LensModule(pl.LightningModule):
             network.trunk.compile()
         self._changed = False  # by a resumed run, of its schedule
         self._parts: list[tuple[dict[str, Tensor], Batch]] = []
+        self._features: list[Tensor] = []
+        self._measured: list[Tensor] = []  # the same in every validation, because its images are
         self.outputs: tuple[dict[str, Tensor], Batch] | None = None
+        self.held_out: tuple[Tensor, Tensor] | None = None
 
     @property
     def evaluated(self) -> Network:
@@ -137,17 +144,29 @@ class LensModule(pl.LightningModule):
             whole = (p.to(self.device).contiguous(memory_format=torch.channels_last) for p in parts)
             estimate_statistics(self.evaluated, whole)
 
-    def validation_step(self, batch: Batch, _: int) -> None:
-        raw = {name: out.float() for name, out in self.evaluated(self.inputs(batch)).items()}
+    def validation_step(self, batch: Batch, index: int) -> None:
+        images = self.inputs(batch)
+        features = self.evaluated.features(images)
+        raw = {name: out.float() for name, out in self.evaluated.read(features).items()}
         self._parts.append((raw, batch._replace(image=batch.image[:0])))
+        # as many of each batch, because a split may be sorted
+        kept = -(-HELD_OUT // (int(sum(self.trainer.num_val_batches)) * self.trainer.world_size))
+        self._features.append(features[:kept].float())
+        if index == len(self._measured):
+            with torch.autocast(self.device.type, enabled=False):
+                self._measured.append(self.statistics(images[:kept]))
 
     def on_validation_epoch_end(self) -> None:
         network = self.evaluated
         raw = {name: torch.cat([r[name] for r, _ in self._parts]) for name in network.heads}
         batch = Batch(*(torch.cat(column) for column in zip(*(b for _, b in self._parts), strict=True)))
         self._parts.clear()
+        self.held_out = torch.cat(self._measured), torch.cat(self._features)
+        self._features.clear()
         if self.trainer.world_size > 1:
             raw, batch = self._from_all(raw, batch)
+            measured, features = self._gathered([*self.held_out])
+            self.held_out = measured, features
         self.outputs = raw, batch
         losses = network.losses(raw, batch)
         loss = network.total(losses)
@@ -164,17 +183,20 @@ class LensModule(pl.LightningModule):
 
     def _from_all(self, raw: dict[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], Batch]:
         """The outputs of all processes, in the order of the images; shares differ by one image at most."""
-        names = list(raw)
-        rows = torch.tensor(len(batch.id), device=self.device)
+        found = self._gathered([*raw.values(), batch.label, batch.params, batch.id])
+        order = torch.argsort(found[-1])
+        *outputs, label, params, id = (column[order] for column in found)
+        return dict(zip(raw, outputs, strict=True)), Batch(batch.image, label, params, id)
+
+    def _gathered(self, columns: list[Tensor]) -> list[Tensor]:
+        """The rows of all processes, one process after the other."""
+        rows = torch.tensor(len(columns[0]), device=self.device)
         most = int(self.trainer.strategy.reduce(rows, reduce_op="max"))
-        columns = [*raw.values(), batch.label, batch.params, batch.id]
         padded = [torch.cat([c, c.new_zeros(most - len(c), *c.shape[1:])]) for c in columns]
         there = torch.arange(most, device=self.device) < rows
         gathered: Any = self.all_gather([*padded, there])
         *found, there = (x.flatten(0, 1) for x in gathered)
-        order = torch.argsort(found[-1][there])
-        *outputs, label, params, id = (c[there][order] for c in found)
-        return dict(zip(names, outputs, strict=True)), Batch(batch.image, label, params, id)
+        return [column[there] for column in found]
 
     def configure_optimizers(self) -> Any:
         config = self.recipe.training
