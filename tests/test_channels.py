@@ -20,7 +20,7 @@ from deeplense.evaluation.info import info
 from deeplense.evaluation.report import evaluate
 from deeplense.evaluation.show import show
 from deeplense.inference.export import export
-from deeplense.inference.export.runtime import OnnxBundle
+from deeplense.inference.runtime import OnnxBundle
 from deeplense.inference.predict import predict
 from deeplense.training.fit import train
 

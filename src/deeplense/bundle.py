@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,15 +180,20 @@ class Back(nn.Module):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        self.network = Network(nn.Identity(), bundle.heads)
+        self.heads = nn.ModuleList(bundle.heads.values())  # by number: `class`, say, is no name to an exporter
         self.detector, self.about = bundle.detector, bundle.about()
 
     def forward(self, x: Tensor, features: Tensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        for head in self.network.each().values():
+        for head in self._heads():
             for answer, outputs in head.outputs(head(features)).items():
                 found |= {output_name(self.about, answer, name): value for name, value in outputs.items()}
         return {**found, "distance": self.detector(x)}
+
+    def _heads(self) -> Iterator[Head]:
+        for head in self.heads:
+            assert isinstance(head, Head)
+            yield head
 
 
 def load(path: str | Path, device: str = "auto") -> Bundle:
