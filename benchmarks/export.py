@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 import deeplense
 from deeplense.bundle import Bundle
 from deeplense.data import store
-from deeplense.inference.export.runtime import OnnxBundle
+from deeplense.inference.runtime import OnnxBundle
 
 BATCH = 64
 

@@ -36,7 +36,7 @@ class Kinds:
     def __init__(self, images: Tensor, info: ImageInfo) -> None:
         self.images, self.info = images, info
         self.draw = torch.Generator().manual_seed(0)
-        n, _, height, width = images.shape
+        _, _, height, width = images.shape
         edge = max(1, height // 20)
         frame = torch.ones(height, width, dtype=torch.bool)
         frame[edge:-edge, edge:-edge] = False

@@ -31,7 +31,7 @@ from deeplense.errors import UserError
 from deeplense.evaluation.info import info
 from deeplense.evaluation.show import show
 from deeplense.inference.export import export
-from deeplense.inference.export.runtime import OnnxBundle
+from deeplense.inference.runtime import OnnxBundle
 from deeplense.models import build_trunk
 from deeplense.recipe import Model, Recipe
 from deeplense.sim.world import World

@@ -1,7 +1,7 @@
 """What a trained network says about N images, typed: in NumPy alone, so that a small computer can say it too.
 
-To add a kind of answer: a dataclass here with `of` and `columns`, a line in `ANSWERS`, and one in each dict that is
-keyed by it (`EVALUATIONS`, `TASK` and `KNOWS` of the report, `DIFFERENCES` of the export).
+To add a kind of answer: a dataclass here with `of`, `shapes` and `columns`, a line in `ANSWERS`, and one in each dict
+that is keyed by it (`EVALUATIONS`, `TASK` and `KNOWS` of the report, `DIFFERENCES` of the export).
 """
 
 from __future__ import annotations
@@ -33,6 +33,18 @@ class Classes:
     def of(cls, about: Mapping[str, Any], outputs: Mapping[str, Floats]) -> Classes:
         """From what a head says of itself and its `outputs`."""
         return cls(list(about["classes"]), outputs["probabilities"])
+
+    @staticmethod
+    def shapes(about: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Of the outputs, after their first axis.
+
+        Raises:
+            TypeError, KeyError: not what a head says of itself.
+        """
+        names = about["classes"]
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
+            raise TypeError("classes are names, all different")
+        return {"probabilities": (len(names),)}
 
     @property
     def entropy(self) -> Floats:
@@ -67,6 +79,13 @@ class Value:
     def of(cls, about: Mapping[str, Any], outputs: Mapping[str, Floats]) -> Value:
         """From what a head says of itself and its `outputs`."""
         return cls(about["name"], about["unit"], *(outputs[k] for k in cls.outputs))
+
+    @staticmethod
+    def shapes(about: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """As `Classes.shapes`."""
+        if not isinstance(about["name"], str) or not isinstance(about["unit"], str):
+            raise TypeError("name and unit are text")
+        return dict.fromkeys(Value.outputs, ())
 
     @property
     def entropy(self) -> Floats:

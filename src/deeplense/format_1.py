@@ -74,8 +74,8 @@ def upgraded(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[Tre
             new[f"detector.{rest}" if part == "familiarity" else key] = value
     parameters = [] if target is None else [{"name": target["name"], "unit": target["unit"]}]
     made = {k: about[k] for k in ("recipe", "classes", "image", "fingerprint", "summary", "code_version")}
-    parts = ["preprocess", "trunk", "heads", "detector"]
-    return {**made, "parts": parts, "detector": "cells", "heads": [head], "parameters": parameters, "simulation": None}, new
+    made |= {"parts": ["preprocess", "trunk", "heads", "detector"], "detector": "cells", "heads": [head]}
+    return {**made, "parameters": parameters, "simulation": None}, new
 
 
 def _last_layer(model: str) -> str:

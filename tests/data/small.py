@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from deeplense.bundle import Bundle
-from deeplense.data.familiarity import Familiarity
 from deeplense.data.schema import ImageInfo, Parameter
 from deeplense.data.transforms import Preprocessor
 from deeplense.models import Context, build_network
 from deeplense.models.heads import HeadSpec
+from deeplense.models.out_of_distribution import OutOfDistribution
+from deeplense.models.pixel_statistics import PixelStatistics
 from deeplense.recipe import Recipe
 
 CLASSES = ["axion", "cdm", "no_sub"]
@@ -36,6 +37,9 @@ def small_bundle(
     preprocess = Preprocessor.fit(recipe.preprocess, image, [images])
     about = Context(image, preprocess, list(parameters), recipe.simulation)
     network = build_network(recipe.model, specs, classes, about).eval()
-    detector = Familiarity.fit(preprocess(images))
+    x = preprocess(images)
+    statistics = PixelStatistics.fit(x)
+    with torch.no_grad():
+        detector = OutOfDistribution.fit(statistics, statistics(x), network.features(x))
     rest = (image, list(parameters), recipe.simulation, "print", {"epochs": 3}, "0.1")
     return Bundle(network, preprocess, detector, list(specs), recipe, list(classes), *rest)

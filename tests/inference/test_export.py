@@ -20,7 +20,7 @@ from deeplense.data.store import Dataset
 from deeplense.data.transforms import Preprocessor
 from deeplense.errors import UserError
 from deeplense.inference.export import export, graph, parity
-from deeplense.inference.export.runtime import OnnxBundle
+from deeplense.inference.runtime import OnnxBundle
 from deeplense.models import Context, build_network
 from deeplense.models.heads import HeadSpec, Target
 from deeplense.models.out_of_distribution import OutOfDistribution

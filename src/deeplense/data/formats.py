@@ -1,32 +1,34 @@
 """Images in every form in the wild, streamed from a file, folder, zip, tar or dataset, one in memory at a time.
 
 Nothing that is read is ever executed, and a bad file costs a `Skipped`, not the others. To add a format: a function
-from a `Member` to `Found` images, and its extension in `READERS`.
+from a `Member` to `Found` images, and its extension in `READERS`. A reader imports what it reads with, because the
+libraries of all formats together take longer to start than most predictions do.
 """
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from deeplense.data import hdf5, names, schema
+from deeplense.data import names, schema
 from deeplense.data.archives import Member, is_archive, members
 from deeplense.data.arrays import MOST_CHANNELS, Form, as_form, as_image, read_npy
 from deeplense.data.budget import Unreadable, check_image, printable
-from deeplense.data.cutouts import fits_image
-from deeplense.data.store import Dataset
 from deeplense.errors import UserError
+
+if TYPE_CHECKING:
+    import h5py
 
 MASKED_NOISE = 1e7  # a pixel of noise.fits above this is masked (SLACS cut-outs write 1e8)
 NOT_SCIENCE = ("noise", "psf", "mask", "weight")
+TOGETHER = 2**22  # pixels of a dataset that are read at once
 MOST_SCANS = 100  # of a JPEG; each costs as much as the whole image
 
 
@@ -120,17 +122,30 @@ def _nan_share(image: NDArray[np.float32]) -> float:
 
 
 def _read_dataset(folder: Path, only: str | None) -> Iterator[Foreign]:
-    dataset = Dataset(folder)
-    info = dataset.manifest
+    from deeplense.data import shards
+
+    info = schema.read_manifest(folder)
+    image = info.image
+    step = max(1, TOGETHER // (image.channels * image.height * image.width))
+    parameters, classes = [p.name for p in info.parameters], [*info.classes, None]  # unlabelled is -1, the last
     for name in info.splits if only is None else [only]:
-        split = dataset.split(name)
-        for k, id in enumerate(split.ids):
-            image = split.images(np.array([k]))[0].numpy()
-            label = info.classes[split.labels[k]] if split.labels[k] >= 0 else None
-            values = zip(info.parameters, split.params[k], strict=True)
-            params = {p.name: float(v) for p, v in values if np.isfinite(v)}
-            scale = info.image.pixel_scale
-            yield Foreign(id, f"{folder}/{name}", image, label, params, scale, _nan_share(image))
+        file = f"{folder}/{name}"
+        for shard in shards.split_shards(folder, info, name):
+            columns = shards.read_shard(folder / shard.file, shard, info)
+            for start in range(0, shard.n, step):
+                part = slice(start, min(start + step, shard.n))
+                pixels = shards.read_pixels(folder / shard.file, columns, image, part.start, part.stop)
+                rows = zip(
+                    columns.ids[part],
+                    pixels,
+                    columns.labels[part].tolist(),
+                    columns.params[part].tolist(),
+                    np.isnan(pixels).mean((1, 2, 3)).tolist(),
+                    strict=True,
+                )
+                for id, one, label, values, nan_share in rows:
+                    params = {p: v for p, v in zip(parameters, values, strict=True) if math.isfinite(v)}
+                    yield Foreign(id, file, one, classes[label], params, image.pixel_scale, nan_share)
 
 
 def _reader(name: str) -> Reader:
@@ -162,6 +177,8 @@ def _read_npy(member: Member) -> Iterator[Found | Skipped]:
 
 
 def _read_picture(member: Member) -> Iterator[Found | Skipped]:
+    from PIL import Image
+
     content = member.read()
     with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture:
         check_image((*picture.size, len(picture.getbands())))
@@ -176,6 +193,8 @@ def _read_picture(member: Member) -> Iterator[Found | Skipped]:
 
 
 def _read_fits(member: Member) -> Iterator[Found | Skipped]:
+    from deeplense.data.cutouts import fits_image
+
     if PurePosixPath(member.name).name.lower().startswith(NOT_SCIENCE):
         raise Unreadable("not a science image")
     pixels, scale = fits_image(member.read())
@@ -190,6 +209,10 @@ def _read_fits(member: Member) -> Iterator[Found | Skipped]:
 
 def _read_hdf5(member: Member) -> Iterator[Found | Skipped]:
     """Rows of the one dataset that holds images, a few at a time."""
+    import h5py
+
+    from deeplense.data import hdf5
+
     opened = member.open()
     size = opened.stat().st_size if isinstance(opened, Path) else len(opened.getbuffer())
     with h5py.File(opened, "r") as file:
@@ -210,6 +233,8 @@ def _read_hdf5(member: Member) -> Iterator[Found | Skipped]:
 
 def _image_data(file: h5py.File) -> h5py.Dataset:
     """The dataset that holds images: by its name, or the only one of two to four dimensions."""
+    from deeplense.data import hdf5
+
     candidates = dict(hdf5.arrays(file))
     named = {k: v for k, v in candidates.items() if "image" in k.rsplit("/")[-1].lower()}
     candidates = named if len(named) == 1 else candidates

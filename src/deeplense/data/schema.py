@@ -11,13 +11,14 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deeplense import config, trees
 from deeplense.data.budget import MOST_VALUES, printable
 from deeplense.errors import UserError, brief
+
+if TYPE_CHECKING:  # a manifest can be read without torch
+    from torch import Tensor
 
 SCHEMA_VERSION = 2
 READABLE = (1, 2)  # version 1 has no checksum of the manifest itself

@@ -14,22 +14,20 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from deeplense.data import hdf5
 from deeplense.data.budget import printable
-from deeplense.data.schema import Manifest, Shard
+from deeplense.data.schema import ImageInfo, Manifest, Shard
 from deeplense.errors import UserError
 
 ID_LENGTH = 120  # bytes
 
 
 class Columns(NamedTuple):
-    """Of N images: a private memory map (N, C, H, W) that holds no file open, labels (N,), params (N, P), N ids."""
+    """Of N images: the byte of the file at which the first begins, labels (N,), params (N, P), N ids."""
 
-    images: Tensor
+    offset: int
     labels: NDArray[np.int64]
     params: NDArray[np.float64]
     ids: list[str]
@@ -58,10 +56,37 @@ def read_shard(path: Path, shard: Shard, manifest: Manifest) -> Columns:
             raise UserError(f"{path}: its ids are not UTF-8; make the dataset again") from error
         if labels.min() < -1 or labels.max() >= len(manifest.classes):
             raise UserError(f"{path}: labels outside the {len(manifest.classes)} classes of the manifest")
-        images = _map(path, int(image.id.get_offset()), shape)
+        offset = int(image.id.get_offset())
+        if offset % 4:
+            raise UserError(f"{path}: its images do not lie at a multiple of 4 bytes; make the dataset again")
     if not "".join(ids).isprintable():
         ids = [printable(i) for i in ids]
-    return Columns(images, labels, params, ids)
+    return Columns(offset, labels, params, ids)
+
+
+def split_shards(folder: Path, manifest: Manifest, split: str) -> list[Shard]:
+    """The shards of a split, in their order.
+
+    Raises:
+        UserError: no such split.
+    """
+    if split not in manifest.splits:
+        raise UserError(f"{folder}: no split '{split}' (it has: {', '.join(manifest.splits)})")
+    return [s for s in manifest.shards if s.split == split]
+
+
+def read_pixels(path: Path, columns: Columns, image: ImageInfo, start: int, stop: int) -> NDArray[np.float32]:
+    """(stop - start, C, H, W): images `start` to `stop` of a shard, read from the disk.
+
+    Raises:
+        UserError: the file has become shorter.
+    """
+    shape = (stop - start, image.channels, image.height, image.width)
+    n = math.prod(shape[1:])
+    try:
+        return np.fromfile(path, "<f4", n * shape[0], offset=columns.offset + 4 * n * start).reshape(shape)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cut while it was read; copy it again or make it again") from error
 
 
 def read_halos(path: Path, row: int, columns: list[str]) -> NDArray[np.float32]:
@@ -149,13 +174,3 @@ def _plain(column: h5py.Dataset, path: Path) -> bool:
         return False
     offset = column.id.get_offset()
     return n_bytes == 0 or (offset is not None and offset + n_bytes <= path.stat().st_size)
-
-
-def _map(path: Path, offset: int, shape: tuple[int, ...]) -> Tensor:
-    """A private map: content with it is torch's, and never the file's. The file is closed, so that any number may be
-    mapped."""
-    if offset % 4:
-        raise UserError(f"{path}: its images do not lie at a multiple of 4 bytes; make the dataset again")
-    storage = torch.UntypedStorage.from_file(str(path), False, offset + 4 * math.prod(shape))
-    made: Tensor = torch.empty(0).set_(storage, offset // 4, shape)  # type: ignore[call-overload]
-    return made

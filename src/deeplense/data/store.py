@@ -23,7 +23,7 @@ from deeplense.allocator import keep_freed_memory
 from deeplense.data import schema
 from deeplense.data.prefetch import Prefetch
 from deeplense.data.schema import Batch, Manifest, Shard
-from deeplense.data.shards import ID_LENGTH, check_halos, read_halos, read_shard
+from deeplense.data.shards import ID_LENGTH, check_halos, read_halos, read_shard, split_shards
 from deeplense.errors import UserError
 from deeplense.sim.observe import HaloTable
 from deeplense.sim.substructure import HALO_COLUMNS
@@ -108,12 +108,11 @@ class Split(torch.utils.data.Dataset[Batch]):
 
     def __init__(self, folder: Path, name: str, manifest: Manifest) -> None:
         self.folder, self.name, self.manifest = Path(folder), name, manifest
-        shards = [s for s in manifest.shards if s.split == name]
-        if not shards:
-            raise UserError(f"{folder}: no split '{name}' (it has: {', '.join(manifest.splits)})")
+        shards = split_shards(folder, manifest, name)
         self._paths = [folder / s.file for s in shards]
         opened = [read_shard(path, s, manifest) for path, s in zip(self._paths, shards, strict=True)]
-        self._images = [o.images for o in opened]
+        places = zip(self._paths, opened, strict=True)
+        self._images = [_map(path, o.offset, len(o.labels), manifest) for path, o in places]
         self.labels: NDArray[np.int64] = np.concatenate([o.labels for o in opened])
         self.params: NDArray[np.float64] = np.concatenate([o.params for o in opened])
         self.ids: list[str] = [i for o in opened for i in o.ids]
@@ -188,6 +187,15 @@ class Split(torch.utils.data.Dataset[Batch]):
             torch.from_numpy(self.params[index].astype(np.float32)),
             torch.from_numpy(np.asarray(index, dtype=np.int64)),
         )
+
+
+def _map(path: Path, offset: int, n: int, manifest: Manifest) -> Tensor:
+    """(n, C, H, W), a private map: content with it is torch's, and never the file's. The file is closed, so that any
+    number may be mapped."""
+    shape = (n, manifest.image.channels, manifest.image.height, manifest.image.width)
+    storage = torch.UntypedStorage.from_file(str(path), False, offset + 4 * math.prod(shape))
+    made: Tensor = torch.empty(0).set_(storage, offset // 4, shape)  # type: ignore[call-overload]
+    return made
 
 
 class Dataset:

@@ -15,29 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deeplense import recipe
+from deeplense.data.resample import resample_matrix
 from deeplense.data.schema import ImageInfo
 from deeplense.errors import UserError
 
 PART = 64  # images looked at together
 PIECE = 2**16  # values
-
-
-def resample_matrix(n_in: int, n_out: int, ratio: float | None = None) -> Tensor:
-    """(n_out, n_in) weights that average `n_in` pixels into `n_out` by the area that they share.
-
-    The two grids have one centre. Each row sums to 1, so that surface brightness is kept; a row that no input
-    pixel touches is 0.
-
-    Args:
-        ratio: input pixels per output pixel; `n_in / n_out` when not given.
-    """
-    ratio = n_in / n_out if ratio is None else ratio
-    edge = n_in / 2 + (torch.arange(n_out + 1, dtype=torch.float64) - n_out / 2) * ratio
-    pixel = torch.arange(n_in, dtype=torch.float64)
-    shared = torch.minimum(edge[1:, None], pixel + 1) - torch.maximum(edge[:-1, None], pixel)
-    # an overlap of rounding errors is none
-    weight = torch.where(shared > 1e-9, shared, 0.0)
-    return (weight / weight.sum(1, keepdim=True).clamp(min=1e-9)).float()
 
 
 class View(NamedTuple):
@@ -86,8 +69,9 @@ class Preprocessor(nn.Module):
                 raise UserError(
                     f"preprocess.size needs square images, these are {height} x {width}; set preprocess.crop"
                 )
-            self.register_buffer("rows", resample_matrix(height, config.size), persistent=False)
-            self.register_buffer("columns", resample_matrix(width, config.size).T.contiguous(), persistent=False)
+            rows, columns = (torch.from_numpy(resample_matrix(n, config.size)) for n in (height, width))
+            self.register_buffer("rows", rows, persistent=False)
+            self.register_buffer("columns", columns.T.contiguous(), persistent=False)
             height = width = config.size
         self.output_shape = (image.channels, height, width)
         self.view = self._view(image)

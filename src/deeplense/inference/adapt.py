@@ -6,20 +6,19 @@ value.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from deeplense.data.resample import resample_matrix
 from deeplense.data.schema import ImageInfo
-from deeplense.data.transforms import resample_matrix
 from deeplense.errors import UserError
 
 Image = NDArray[np.float32]
 
 SAME_SCALE = 0.01  # relative difference of pixel scales that is none
-NAN_SHARE = 0.0  # largest share of missing pixels that needs no warning
 
 
 def adapt(image: Image, pixel_scale: float | None, wanted: ImageInfo) -> tuple[Image, list[str]]:
@@ -41,18 +40,22 @@ def adapt(image: Image, pixel_scale: float | None, wanted: ImageInfo) -> tuple[I
         raise UserError(f"{channels} channels, the bundle takes {wanted.channels}")
     warnings = []
     finite = np.isfinite(image)
-    if not finite.any((1, 2)).all():
+    whole = bool(finite.all())
+    if not whole and not finite.any((1, 2)).all():
         raise UserError("a channel without a finite pixel")
-    sky = _sky(image, finite)
-    if (missing := 1 - finite.mean()) > NAN_SHARE:
-        warnings.append(f"{missing:.1%} of the pixels are NaN")
-        image = np.where(finite, image, sky[:, None, None])
+    if not whole:
+        warnings.append(f"{1 - finite.mean():.1%} of the pixels are NaN")
     ratio = 1.0
     if pixel_scale is None or wanted.pixel_scale is None:
         warnings.append("pixel scale unknown")
     else:
         ratio = wanted.pixel_scale / pixel_scale
-    if not math.isclose(ratio, 1.0, rel_tol=SAME_SCALE):
+    same = math.isclose(ratio, 1.0, rel_tol=SAME_SCALE)
+    if whole and same and (height, width) == (wanted.height, wanted.width):  # the rule, and a sky takes long
+        return np.ascontiguousarray(image, dtype=np.float32), warnings
+    sky = _sky(image, finite)
+    image = np.where(finite, image, sky[:, None, None])
+    if not same:
         warnings.append(f"resampled from {pixel_scale:g} to {wanted.pixel_scale:g} arcsec/pixel")
         seen = round(height / ratio), round(width / ratio)
         image = _resample(image, wanted, ratio, sky)
@@ -79,13 +82,16 @@ def _sky(image: Image, finite: NDArray[np.bool_]) -> Image:
     return np.array(levels, dtype=np.float32)
 
 
+_matrix = functools.lru_cache(maxsize=8)(resample_matrix)  # images of one input are mostly alike
+
+
 def _resample(image: Image, wanted: ImageInfo, ratio: float, sky: Image) -> Image:
     """By area, straight onto the wanted grid about the image's centre."""
-    rows = resample_matrix(image.shape[1], wanted.height, ratio)
-    columns = resample_matrix(image.shape[2], wanted.width, ratio)
+    rows = _matrix(image.shape[1], wanted.height, ratio)
+    columns = _matrix(image.shape[2], wanted.width, ratio)
     # the flux above the sky is kept, and the sky of a larger pixel is larger by its area
-    out = (rows @ torch.tensor(image) @ columns.T).numpy() * ratio**2
-    outside = (rows.sum(1) == 0).numpy()[:, None] | (columns.sum(1) == 0).numpy()[None]
+    out = rows @ image @ columns.T * ratio**2
+    outside = (rows.sum(1) == 0)[:, None] | (columns.sum(1) == 0)[None]
     return np.where(outside, sky[:, None, None] * ratio**2, out)
 
 

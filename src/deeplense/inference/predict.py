@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from deeplense import bundle as bundles
-from deeplense.bundle import Bundle
 from deeplense.data.formats import Foreign, Skipped, read_images
 from deeplense.errors import UserError
 from deeplense.inference.adapt import adapt
-from deeplense.inference.export.runtime import OnnxBundle
 from deeplense.inference.table import check_format, write_table
+
+if TYPE_CHECKING:
+    from deeplense.bundle import Bundle
+    from deeplense.inference.runtime import OnnxBundle
 
 
 def predict(
@@ -26,7 +29,7 @@ def predict(
     inputs: Sequence[str | Path],
     out: str | Path,
     device: str = "auto",
-    batch_size: int = 64,
+    batch_size: int = 256,
     pixel_scale: float | None = None,
     split: str | None = None,
 ) -> Path:
@@ -45,7 +48,8 @@ def predict(
         split: of inputs that are datasets, the one to predict on; all of them when not given.
 
     Raises:
-        UserError: no such bundle or input, an unknown extension, or no image that can be used.
+        UserError: no such bundle or input, an unknown extension, no image that can be used, or a network that gives
+            a finite number for none.
     """
     out = Path(out)
     check_format(out)
@@ -66,42 +70,69 @@ def predict(
         while batch := list(itertools.islice(images, batch_size)):
             rows.add(batch)
             bar.update(len(batch))
-    if not rows.columns["id"]:
+    if not rows.n:
         raise UserError(f"no image in {', '.join(map(str, inputs))} can be used: {_tell(skipped) or 'none found'}")
-    write_table(out, rows.columns, {"BUNDLE": str(bundle), "DATAHASH": one.fingerprint[:16]})
+    if rows.lost == rows.n:
+        raise UserError(f"{bundle}: gives no finite number for any of {rows.n} images; train or export it again")
+    write_table(out, rows.columns(), {"BUNDLE": str(bundle), "DATAHASH": one.fingerprint[:16]})
     if skipped:
         print(f"skipped {sum(map(len, skipped.values()))} of the inputs: {_tell(skipped)}")
-    print(f"wrote {out}: {len(rows.columns['id'])} images")
+    print(f"wrote {out}: {rows.n} images")
     return out
 
 
 UNFAMILIAR = "unlike the training images: the prediction means nothing"
+LOST = "the network gives no finite number: the prediction means nothing"
 
-Item = tuple[Foreign, np.ndarray[Any, np.dtype[np.float32]], list[str]]
+Item = tuple[Foreign, NDArray[np.float32], list[str]]
 
 
 class _Rows:
-    """The columns of the table as they grow."""
+    """The table as it grows, in pieces that take little memory.
+
+    Attributes:
+        n: how many rows. lost: of these, without a finite prediction.
+    """
 
     def __init__(self, one: Bundle | OnnxBundle) -> None:
-        self.bundle = one
-        self.columns: dict[str, list[Any]] = {"id": [], "file": []}
+        self.bundle, self.n, self.lost = one, 0, 0
+        self._pieces: dict[str, list[Any]] = {"id": [], "file": []}
 
     def add(self, batch: list[Item]) -> None:
-        prediction = self.bundle.predict(np.stack([image for _, image, _ in batch]))
+        with np.errstate(all="ignore"):  # of what is no number
+            prediction = self.bundle.predict(np.stack([image for _, image, _ in batch]))
+            said = prediction.columns()
         assert prediction.distance is not None
-        said = {k: list(v) for k, v in prediction.columns().items()}
+        numbers = [prediction.distance, *(v for v in said.values() if isinstance(v, np.ndarray))]
+        finite = np.asarray(np.isfinite(numbers).all(0))
+        marks: dict[str, NDArray[np.bool_]] = {LOST: ~finite, UNFAMILIAR: np.asarray(prediction.distance > 1)}
         said["id"], said["file"] = ([getattr(foreign, k) for foreign, _, _ in batch] for k in ("id", "file"))
         said["warning"] = [
-            "; ".join([*warnings, UNFAMILIAR] if far else warnings)
-            for (_, _, warnings), far in zip(batch, prediction.distance > 1, strict=True)
+            sys.intern("; ".join([*warnings, *(text for text, marked in marks.items() if marked[k])]))  # mostly alike
+            for k, (_, _, warnings) in enumerate(batch)
         ]
         for name, values in said.items():
-            self.columns.setdefault(name, []).extend(values)
+            self._pieces.setdefault(name, []).append(values)
+        self.n += len(batch)
+        self.lost += int((~finite).sum())
+
+    def columns(self) -> dict[str, Any]:
+        """Text in lists, numbers in arrays."""
+        return {
+            name: np.concatenate(pieces) if isinstance(pieces[0], np.ndarray) else list(itertools.chain(*pieces))
+            for name, pieces in self._pieces.items()
+        }
 
 
 def _open(path: Path, device: str) -> Bundle | OnnxBundle:
-    return OnnxBundle(path) if path.suffix.lower() == ".onnx" else bundles.load(path, device)
+    """Each imports its own library, and torch takes longer to start than ONNX Runtime does to predict."""
+    if path.suffix.lower() == ".onnx":
+        from deeplense.inference.runtime import OnnxBundle
+
+        return OnnxBundle(path)
+    from deeplense.bundle import load
+
+    return load(path, device)
 
 
 def _usable(
@@ -113,6 +144,7 @@ def _usable(
 ) -> Iterator[Item]:
     seen: set[str] = set()
     for source in inputs:
+        name = Path(source).resolve().name
         for found in read_images(source, split):
             if isinstance(found, Skipped):
                 skipped[found.reason].append(found.file)
@@ -123,7 +155,7 @@ def _usable(
             except UserError as error:
                 skipped[str(error)].append(found.file)
                 continue
-            found.id = _unique(found.id, Path(source).resolve().name, seen)
+            found.id = _unique(found.id, name, seen)
             yield found, image, warnings
 
 

@@ -56,7 +56,7 @@ class OutOfDistribution(nn.Module):
         self.statistics.load_state_dict(statistics.state_dict())
         measured, features = measured.float().cpu(), self._projected(features.float().cpu())
         fits: list[tuple[Fit, Tensor]] = [(Gaussian.fit, features), (Gaussian.fit, measured), (Tails.fit, measured)]
-        self.features, self.jointly, self.singly = (fit(rows) for fit, rows in fits)
+        self.features, self.jointly, self.singly = Gaussian.fit(features), Gaussian.fit(measured), Tails.fit(measured)
         unseen = torch.stack([_unseen(fit, rows) for fit, rows in fits], 1)
         ordered = unseen.sort(0).values
         n = len(unseen)

@@ -121,7 +121,7 @@ def _look(recipe: Recipe, feed: Feed) -> tuple[Preprocessor, PixelStatistics, Te
     feed.sample.clear()
     n = torch.zeros(len(images))
     turned = Augmenter(recipe.augment)(
-        Batch(images, n.long(), n[:, None][:, :0], n.long()), rng.torch_generator(recipe.seed, "familiarity")
+        Batch(images, n.long(), n[:, None][:, :0], n.long()), rng.torch_generator(recipe.seed, "reference")
     )
     return preprocess, PixelStatistics.fit(turned.image), turned.image
 

@@ -27,7 +27,6 @@ from deeplense.training.optim import make_optimizer
 from deeplense.training.schedules import SCHEDULES
 from deeplense.training.start import MAY_CHANGE, rescheduled
 
-
 HELD_OUT = 4096  # images that the detector of strange ones is fitted on
 
 

@@ -19,7 +19,7 @@ from deeplense.bundle import Bundle
 from deeplense.data import schema
 from deeplense.data.store import Dataset
 from deeplense.errors import UserError
-from deeplense.inference.export.runtime import OnnxBundle
+from deeplense.inference.runtime import OnnxBundle
 
 CHECKED = 1024  # images, at most
 FLOAT_TOLERANCE = 1e-4  # in probability, or in widths of the target

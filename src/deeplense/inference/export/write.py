@@ -12,7 +12,7 @@ from deeplense.bundle import Bundle, load
 from deeplense.data import schema
 from deeplense.errors import UserError
 from deeplense.inference.export import graph, parity
-from deeplense.inference.export.runtime import FORMAT, KEY, OnnxBundle
+from deeplense.inference.runtime import FORMAT, KEY, OnnxBundle, signed
 
 CALIBRATION = 256  # images, at most
 
@@ -46,7 +46,7 @@ def export(bundle: str | Path, out: str | Path, int8: bool = False, data: str | 
     model.metadata_props.add(key=KEY, value=json.dumps(_about(source, "int8" if int8 else "float32")))
     try:
         with schema.atomic(out) as temporary:
-            temporary.write_bytes(model.SerializeToString())
+            temporary.write_bytes(signed(model.SerializeToString()))
             report = parity.check(source, OnnxBundle(temporary), sample, exact=not int8)
             size = temporary.stat().st_size / 1e6
     except OSError as error:
@@ -59,6 +59,7 @@ def _about(bundle: Bundle, precision: str) -> dict[str, Any]:
     """All that a reader needs; a program without deeplense too."""
     return {
         "format": FORMAT,
+        "sha256": "0" * 64,  # until the file is whole
         "name": bundle.recipe.name,
         "input": "image: (N, C, H, W) float32, raw pixels; pre-processing is in the graph",
         "output": "probabilities (N, K); mean, scale, q05, q95 (N,), in the target's unit; all calibrated; several "
