@@ -18,8 +18,9 @@ quickstart: $(VENV)/.installed
 	@echo && echo "ten of the predictions in $(OUT)/predictions.csv:" && head -n 11 $(OUT)/predictions.csv | cut -d, -f1,3-7
 	@echo && $(BIN)/python -c "import json; m = json.load(open('$(OUT)/report/metrics.json')); print('macro AUC %.4f' % m['auc']['macro'], 'on', m['n'], 'unseen test images; the report: $(OUT)/report/index.html')"
 
+# a process a core, and one thread each
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
