@@ -18,6 +18,7 @@ from torch import nn
 
 from deeplense.bundle import load
 from deeplense.data.schema import Batch
+from deeplense.models.out_of_distribution import OutOfDistribution
 from deeplense.training.objectives import over_processes
 from deeplense.training.processes import Processes, launched, synchronise
 
@@ -43,7 +44,7 @@ def test_two_processes_give_the_losses_of_one(tiny_dataset: Path, tmp_path: Path
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: small\n")
     heads = "task.heads={class: {kind: classify}, mass: {kind: regress, targets: [log10_m_axion]}}"
-    rows = {}
+    rows, measured = {}, {}
     for n in (1, 2):
         out = tmp_path / f"run{n}"
         more = ["training.epochs=3", "training.ema_decay=0.9", "augment.shift=1", "augment.rotate=20", heads]
@@ -52,11 +53,16 @@ def test_two_processes_give_the_losses_of_one(tiny_dataset: Path, tmp_path: Path
         assert done.returncode == 0, text
         assert text.count("wrote ") == 1
         rows[n] = _history(out)
-        assert load(out / "bundle.safetensors", "cpu").summary["epochs"] <= 3
+        made = load(out / "bundle.safetensors", "cpu")
+        assert made.summary["epochs"] <= 3
+        assert isinstance(made.detector, OutOfDistribution)
+        measured[n] = made.detector.jointly.mean
     for one, two in zip(rows[1], rows[2], strict=True):
         for name in one:
             if name != "seconds":
                 assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-5, abs=1e-5), name
+    # held-out images of all processes, turned alike
+    torch.testing.assert_close(measured[2], measured[1], atol=1e-3, rtol=1e-3)
 
 
 def test_a_killed_process_ends_the_run_and_leaves_a_good_checkpoint(

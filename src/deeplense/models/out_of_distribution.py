@@ -18,7 +18,7 @@ from deeplense.models.pixel_statistics import PixelStatistics
 
 FALSE_ALARMS = 0.01  # share of images like the training images whose distance is above 1
 MARGIN = 1.1  # on the largest distance of too few images for that share
-FOLDS = 5
+FOLDS = 10
 FEATURES = 256  # more are projected onto so many random directions
 TAIL = 0.02  # on either side of a statistic, what measures how far it reaches there
 FAR = 1e6  # what is farther, or not a number

@@ -76,7 +76,9 @@ def _sharpness(x: Tensor) -> list[Tensor]:
         found.append(_log(squares.sqrt()))
         if min(x.shape[2:]) < 16:
             return found
-        x = functional.avg_pool2d(x, 2)
+        # of an odd number of pixels, three and three that share one, so that both ends are alike
+        odd = [n % 2 for n in x.shape[2:]]
+        x = functional.avg_pool2d(x, [2 + k for k in odd], 2, odd, count_include_pad=False)
 
 
 def _log(x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from deeplense.training.optim import make_optimizer
 from deeplense.training.schedules import SCHEDULES
 from deeplense.training.start import MAY_CHANGE, rescheduled
 
-HELD_OUT = 4096  # images that the detector of strange ones is fitted on
+HELD_OUT = 2048  # images that the detector of strange ones is fitted on
 
 
 class _ByEpoch:
@@ -54,7 +54,8 @@ class LensModule(pl.LightningModule):
         reference: some preprocessed training images (N, C, H, W), which statistics are estimated on.
         evaluated: the network that is validated and bundled: the averaged one where there is one.
         outputs: raw outputs of each head and truths of the last validation, from all processes.
-        held_out: pixel statistics (N, P) and features (N, D) of the last validation, of about `HELD_OUT` images.
+        held_out: pixel statistics (N, P) and features (N, D) of at most about `HELD_OUT` images of the last validation,
+            turned as in training.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class LensModule(pl.LightningModule):
         self._changed = False  # by a resumed run, of its schedule
         self._parts: list[tuple[dict[str, Tensor], Batch]] = []
         self._features: list[Tensor] = []
-        self._measured: list[Tensor] = []  # the same in every validation, because its images are
+        self._measured: list[Tensor] = []  # once
         self.outputs: tuple[dict[str, Tensor], Batch] | None = None
         self.held_out: tuple[Tensor, Tensor] | None = None
 
@@ -145,15 +146,21 @@ class LensModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         images = self.inputs(batch)
-        features = self.evaluated.features(images)
-        raw = {name: out.float() for name, out in self.evaluated.read(features).items()}
+        raw = {name: out.float() for name, out in self.evaluated(images).items()}
         self._parts.append((raw, batch._replace(image=batch.image[:0])))
+        self._hold_out(batch._replace(image=images), index)
+
+    def _hold_out(self, batch: Batch, index: int) -> None:
+        """Of the same images in every validation, turned as in training: a network takes lenses either way up."""
         # as many of each batch, because a split may be sorted
         kept = -(-HELD_OUT // (int(sum(self.trainer.num_val_batches)) * self.trainer.world_size))
-        self._features.append(features[:kept].float())
+        generator = rng.torch_generator(self.recipe.seed, "held out", index)
+        some = Batch(*(column[:kept] for column in batch))
+        images = self.augment(some, generator, self.global_rank, self.trainer.world_size).image
+        self._features.append(self.evaluated.features(images).float())
         if index == len(self._measured):
             with torch.autocast(self.device.type, enabled=False):
-                self._measured.append(self.statistics(images[:kept]))
+                self._measured.append(self.statistics(images))
 
     def on_validation_epoch_end(self) -> None:
         network = self.evaluated
