@@ -6,6 +6,7 @@ if the graph takes and gives what its metadata say.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Mapping
@@ -31,21 +32,13 @@ UNSIGNED = CHECKSUM.format("0" * 64)
 
 @dataclass
 class About:
-    """What the metadata say; a program without deeplense reads them too."""
+    """What a prediction needs of the metadata; the rest is for people."""
 
-    format: int
-    sha256: str
     answers: dict[str, dict[str, Any]]
     classes: list[str]
     image: ImageInfo
     precision: str
-    fingerprint: str = ""
-    name: str = ""
-    input: str = ""
-    output: str = ""
-    recipe: dict[str, Any] | None = None
-    summary: dict[str, Any] | None = None
-    code_version: str = ""
+    fingerprint: str
 
 
 class OnnxBundle:
@@ -150,8 +143,11 @@ def _read(path: Path, session: Any) -> About:
             raise UserError("not an ONNX file of deeplense")
         if tree.get("format") != FORMAT:
             raise UserError(f"export format {brief(tree.get('format'))}, not {FORMAT}")
-        about = build(About, tree, "its metadata")
+        needed = {f.name for f in dataclasses.fields(About)}
+        about = build(About, {k: v for k, v in tree.items() if k in needed}, "its metadata")
         check_image(about.image)
+    except UnicodeDecodeError as error:
+        raise _strange(path, "its metadata are not UTF-8") from error
     except ValueError as error:
         raise _strange(path, str(error)) from error
     return about

@@ -50,7 +50,7 @@ def _joined(bundle: Bundle, calibration: Tensor | None) -> Any:
     if calibration is not None:
         with torch.no_grad():
             trunk = _quantise(trunk, torch.cat([bundle.preprocess(part) for part in torch.split(calibration, 16)]))
-    end = _trace(_Listed(back), (x, features), ["x_again", "features"], outputs, bundle)
+    end = _trace(_Listed(back), (x, features), ["x_again", "features"], [f"answer/{k}" for k in outputs], bundle)
     for model in (front, end):
         model.ir_version = trunk.ir_version
     front, trunk, end = (
@@ -58,8 +58,12 @@ def _joined(bundle: Bundle, calibration: Tensor | None) -> Any:
         for part, prefix in ((front, "preprocess/"), (trunk, "trunk/"), (end, "heads/"))
     )
     front.graph.output.append(_copied(front, "x", "x_again"))
+    # the exporter names what it computes after its operations, "mean" too
+    end.graph.output.extend([_copied(end, f"answer/{k}", k) for k in outputs])
     joined = compose.merge_models(front, trunk, io_map=[("x", "x")], outputs=["features", "x_again"])
-    joined = compose.merge_models(joined, end, io_map=[("features", "features"), ("x_again", "x_again")])
+    joined = compose.merge_models(
+        joined, end, io_map=[("features", "features"), ("x_again", "x_again")], outputs=outputs
+    )
     joined.producer_name = "deeplense"
     onnx.checker.check_model(joined)
     return joined
