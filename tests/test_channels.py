@@ -20,8 +20,8 @@ from deeplense.evaluation.info import info
 from deeplense.evaluation.report import evaluate
 from deeplense.evaluation.show import show
 from deeplense.inference.export import export
-from deeplense.inference.runtime import OnnxBundle
 from deeplense.inference.predict import predict
+from deeplense.inference.runtime import OnnxBundle
 from deeplense.training.fit import train
 
 SMALL = [

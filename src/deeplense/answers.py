@@ -1,7 +1,7 @@
 """What a trained network says about N images, typed: in NumPy alone, so that a small computer can say it too.
 
-To add a kind of answer: a dataclass here with `of`, `shapes` and `columns`, a line in `ANSWERS`, and one in each dict that is
-keyed by it (`EVALUATIONS`, `TASK` and `KNOWS` of the report, `DIFFERENCES` of the export).
+To add a kind of answer: a dataclass here with `of`, `shapes` and `columns`, a line in `ANSWERS`, and one in each dict
+that is keyed by it (`EVALUATIONS`, `TASK` and `KNOWS` of the report, `DIFFERENCES` of the export).
 """
 
 from __future__ import annotations

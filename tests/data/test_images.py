@@ -90,6 +90,6 @@ def test_a_number_beyond_single_precision_is_not_finite() -> None:
     ids=lambda wrong: type(wrong).__name__,
 )
 def test_what_is_no_image_is_refused_in_one_line(wrong: Any) -> None:
-    with pytest.raises(UserError, match="^images ") as caught:
+    with pytest.raises(UserError, match=r"^images ") as caught:
         as_images(wrong, INFO)
     assert str(caught.value).isprintable()

@@ -21,4 +21,4 @@ def resample_matrix(n_in: int, n_out: int, ratio: float | None = None) -> NDArra
     shared = np.minimum(edge[1:, None], pixel + 1) - np.maximum(edge[:-1, None], pixel)
     # an overlap of rounding errors is none
     weight = np.where(shared > 1e-9, shared, 0.0)
-    return (weight / np.maximum(weight.sum(1, keepdims=True), 1e-9)).astype(np.float32)
+    return np.asarray(weight / np.maximum(weight.sum(1, keepdims=True), 1e-9), np.float32)

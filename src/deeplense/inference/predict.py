@@ -112,8 +112,8 @@ class _Rows:
             said = prediction.columns()
         assert prediction.distance is not None
         numbers = [prediction.distance, *(v for v in said.values() if isinstance(v, np.ndarray))]
-        finite = np.isfinite(numbers).all(0)
-        marks = {LOST: ~finite, UNFAMILIAR: prediction.distance > 1}
+        finite: NDArray[np.bool_] = np.isfinite(np.stack(numbers)).all(axis=0)
+        marks: dict[str, NDArray[np.bool_]] = {LOST: ~finite, UNFAMILIAR: prediction.distance > 1}
         said["id"], said["file"] = ([getattr(foreign, k) for foreign, _, _ in batch] for k in ("id", "file"))
         said["warning"] = [
             sys.intern("; ".join([*warnings, *(text for text, marked in marks.items() if marked[k])]))  # mostly alike

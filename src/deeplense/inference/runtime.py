@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class OnnxBundle:
 
     Args:
         path: a file that `export` wrote.
-        threads: of ONNX Runtime; all cores when not given.
+        threads: of ONNX Runtime; when not given OMP_NUM_THREADS, as torch has it, else all cores.
 
     Attributes:
         image: the raw images that it takes. fingerprint: of the training data. precision: float32 or int8.
@@ -127,7 +128,8 @@ def _session(path: Path, threads: int | None) -> Any:
     if signed(content.replace(signature[0], UNSIGNED.encode())) != content:
         raise _strange(path, "its bytes have changed since it was written")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = threads or (int(said) if said.isdecimal() else 0)
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
