@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from deeplense import config, format_1, trees
 from deeplense.answers import ANSWERS, Prediction, output_name
 from deeplense.data import schema
+from deeplense.data.budget import printable
 from deeplense.data.images import as_images
 from deeplense.data.schema import ImageInfo, Parameter
 from deeplense.data.transforms import Preprocessor
 from deeplense.device import resolve_device
-from deeplense.errors import UserError
+from deeplense.errors import UserError, brief
 from deeplense.models import Context, build_network
+from deeplense.models.bounded import at_most
 from deeplense.models.heads import Head, HeadSpec
 from deeplense.models.network import Network
 from deeplense.models.out_of_distribution import OutOfDistribution
@@ -37,6 +39,7 @@ from deeplense.recipe import Recipe, Simulation
 __all__ = ["FORMAT", "Bundle", "Prediction", "load", "resolve_device"]
 
 FORMAT = 2
+LAYERS = 20  # that a network has for each of its weights, at most
 
 DETECTORS: dict[str, Any] = {"out_of_distribution": OutOfDistribution, "cells": format_1.Cells}
 
@@ -216,8 +219,8 @@ def load(path: str | Path, device: str = "auto") -> Bundle:
     version = about.get("format")
     if version not in (1, FORMAT):
         raise UserError(
-            f"{path}: bundle format {version}, this code reads {FORMAT}; train it again, or use deeplense "
-            f"{about.get('code_version') or 'of its time'}"
+            f"{path}: bundle format {brief(version)}, this code reads {FORMAT}; train it again, or use deeplense "
+            f"{printable(str(about.get('code_version') or 'of its time'))}"
         )
     target_device = resolve_device(device)
     try:
@@ -227,9 +230,10 @@ def load(path: str | Path, device: str = "auto") -> Bundle:
             raise UserError("its weights are damaged; copy it again or train again")
         bundle = _rebuild(about, state)
     except UserError as error:
-        raise UserError(f"{path}: cannot be rebuilt: {error}") from error
+        # what it quotes may be anything
+        raise UserError(f"{path}: cannot be rebuilt: {printable(str(error))}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        why = " ".join(str(error).split())[:160]
+        why = printable(" ".join(str(error).split())[:160])
         raise UserError(f"{path}: its weights do not fit its recipe ({why}); train it again") from error
     bundle.network.eval().to(memory_format=torch.channels_last)
     return bundle.to(target_device)
@@ -274,7 +278,7 @@ def _network(
     """The network, once it is known without memory of its own that the file's weights fill it."""
     model = dataclasses.replace(made.model, pretrained=False)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), at_most(LAYERS * (1 + len(state))):
             shapes = build_network(model, specs, classes, context, probed=False)
     except (NotImplementedError, RuntimeError):
         # a few networks cannot be built so; a name alone does not ask for more than timm ships

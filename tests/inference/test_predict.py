@@ -19,6 +19,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from deeplense.bundle import Bundle, Prediction, load
+from deeplense.data import formats
 from deeplense.data.formats import Foreign, read_images
 from deeplense.data.store import Dataset
 from deeplense.errors import UserError
@@ -343,6 +344,15 @@ def test_every_real_lens_gets_a_finite_prediction_and_a_warning(bundle: Path, tm
     p = numbers(rows, *(f"p_{c}" for c in CLASSES), "entropy")
     assert np.isfinite(p).all()
     assert all(row["warning"] for row in rows)
+
+
+def test_a_dataset_is_read_in_parts_of_any_size(
+    bundle: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = table(bundle, tiny_dataset, out=tmp_path / "whole.csv")
+    for pixels in (1, 256 * 5, 256 * 32):
+        monkeypatch.setattr(formats, "TOGETHER", pixels)
+        assert table(bundle, tiny_dataset, out=tmp_path / "parts.csv") == whole
 
 
 def test_one_split_of_a_dataset(bundle: Path, tiny_dataset: Path, tmp_path: Path) -> None:

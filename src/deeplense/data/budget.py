@@ -6,6 +6,7 @@ times as large as it lies there, which real images never are.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -37,5 +38,6 @@ def check_image(shape: Sequence[int]) -> None:
 
 def printable(name: str) -> str:
     """A file's name that can be printed and stored on one line: a byte that is no UTF-8 becomes \\xe9."""
-    name = os.fsencode(name).decode("utf-8", "backslashreplace")
+    with contextlib.suppress(UnicodeEncodeError):  # half a pair of UTF-16, which only JSON can hold
+        name = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

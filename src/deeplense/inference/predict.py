@@ -8,20 +8,18 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from deeplense.answers import Prediction
 from deeplense.data.formats import Foreign, Skipped, read_images
+from deeplense.data.schema import ImageInfo
 from deeplense.errors import UserError
 from deeplense.inference.adapt import adapt
 from deeplense.inference.table import check_format, write_table
-
-if TYPE_CHECKING:
-    from deeplense.bundle import Bundle
-    from deeplense.inference.runtime import OnnxBundle
 
 
 def predict(
@@ -29,7 +27,7 @@ def predict(
     inputs: Sequence[str | Path],
     out: str | Path,
     device: str = "auto",
-    batch_size: int = 256,
+    batch_size: int = 64,
     pixel_scale: float | None = None,
     split: str | None = None,
 ) -> Path:
@@ -87,6 +85,16 @@ LOST = "the network gives no finite number: the prediction means nothing"
 Item = tuple[Foreign, NDArray[np.float32], list[str]]
 
 
+class Predictor(Protocol):
+    """A bundle, by whichever library it computes."""
+
+    image: ImageInfo
+    fingerprint: str
+
+    def predict(self, images: NDArray[np.float32]) -> Prediction:
+        """What it says of raw images (N, C, H, W)."""
+
+
 class _Rows:
     """The table as it grows, in pieces that take little memory.
 
@@ -94,7 +102,7 @@ class _Rows:
         n: how many rows. lost: of these, without a finite prediction.
     """
 
-    def __init__(self, one: Bundle | OnnxBundle) -> None:
+    def __init__(self, one: Predictor) -> None:
         self.bundle, self.n, self.lost = one, 0, 0
         self._pieces: dict[str, list[Any]] = {"id": [], "file": []}
 
@@ -104,8 +112,8 @@ class _Rows:
             said = prediction.columns()
         assert prediction.distance is not None
         numbers = [prediction.distance, *(v for v in said.values() if isinstance(v, np.ndarray))]
-        finite = np.asarray(np.isfinite(numbers).all(0))
-        marks: dict[str, NDArray[np.bool_]] = {LOST: ~finite, UNFAMILIAR: np.asarray(prediction.distance > 1)}
+        finite: NDArray[np.bool_] = np.isfinite(np.stack(numbers)).all(axis=0)
+        marks: dict[str, NDArray[np.bool_]] = {LOST: ~finite, UNFAMILIAR: prediction.distance > 1}
         said["id"], said["file"] = ([getattr(foreign, k) for foreign, _, _ in batch] for k in ("id", "file"))
         said["warning"] = [
             sys.intern("; ".join([*warnings, *(text for text, marked in marks.items() if marked[k])]))  # mostly alike
@@ -124,7 +132,7 @@ class _Rows:
         }
 
 
-def _open(path: Path, device: str) -> Bundle | OnnxBundle:
+def _open(path: Path, device: str) -> Predictor:
     """Each imports its own library, and torch takes longer to start than ONNX Runtime does to predict."""
     if path.suffix.lower() == ".onnx":
         from deeplense.inference.runtime import OnnxBundle
@@ -136,7 +144,7 @@ def _open(path: Path, device: str) -> Bundle | OnnxBundle:
 
 
 def _usable(
-    one: Bundle | OnnxBundle,
+    one: Predictor,
     inputs: Iterable[str | Path],
     pixel_scale: float | None,
     split: str | None,

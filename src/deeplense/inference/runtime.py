@@ -6,7 +6,9 @@ if the graph takes and gives what its metadata say.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,21 +33,13 @@ UNSIGNED = CHECKSUM.format("0" * 64)
 
 @dataclass
 class About:
-    """What the metadata say; a program without deeplense reads them too."""
+    """What a prediction needs of the metadata; the rest is for people."""
 
-    format: int
-    sha256: str
     answers: dict[str, dict[str, Any]]
     classes: list[str]
     image: ImageInfo
     precision: str
-    fingerprint: str = ""
-    name: str = ""
-    input: str = ""
-    output: str = ""
-    recipe: dict[str, Any] | None = None
-    summary: dict[str, Any] | None = None
-    code_version: str = ""
+    fingerprint: str
 
 
 class OnnxBundle:
@@ -53,7 +47,7 @@ class OnnxBundle:
 
     Args:
         path: a file that `export` wrote.
-        threads: of ONNX Runtime; all cores when not given.
+        threads: of ONNX Runtime; when not given OMP_NUM_THREADS, as torch has it, else all cores.
 
     Attributes:
         image: the raw images that it takes. fingerprint: of the training data. precision: float32 or int8.
@@ -134,7 +128,8 @@ def _session(path: Path, threads: int | None) -> Any:
     if signed(content.replace(signature[0], UNSIGNED.encode())) != content:
         raise _strange(path, "its bytes have changed since it was written")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = threads or (int(said) if said.isdecimal() else 0)
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -150,8 +145,11 @@ def _read(path: Path, session: Any) -> About:
             raise UserError("not an ONNX file of deeplense")
         if tree.get("format") != FORMAT:
             raise UserError(f"export format {brief(tree.get('format'))}, not {FORMAT}")
-        about = build(About, tree, "its metadata")
+        needed = {f.name for f in dataclasses.fields(About)}
+        about = build(About, {k: v for k, v in tree.items() if k in needed}, "its metadata")
         check_image(about.image)
+    except UnicodeDecodeError as error:
+        raise _strange(path, "its metadata are not UTF-8") from error
     except ValueError as error:
         raise _strange(path, str(error)) from error
     return about

@@ -24,6 +24,7 @@ from deeplense import config, recipe
 from deeplense.allow import find_class
 from deeplense.errors import UserError
 from deeplense.models.backbones import TimmTrunk
+from deeplense.models.bounded import check_numbers
 from deeplense.models.compact import Compact
 from deeplense.models.context import Context
 from deeplense.models.heads import HeadSpec, build_head
@@ -79,6 +80,7 @@ def build_trunk(config_: recipe.Model, context: Context) -> nn.Module:
             raise UserError(f"model.kwargs.{key}: {SAID_ELSEWHERE[key]} says it; leave it out")
         if key in FORBIDDEN:
             raise UserError(f"model.kwargs.{key}: is no setting of a network; leave it out")
+    check_numbers(config_.kwargs, "model.kwargs")
     given = {
         "drop_rate": config_.dropout,
         "drop_path_rate": config_.drop_path,
