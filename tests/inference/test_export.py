@@ -224,22 +224,8 @@ def test_bad_requests(compact: Path, tiny_dataset: Path, make_dataset: Callable[
     assert not list(tmp_path.glob("*.onnx"))
 
 
-def test_files_that_are_not_ours(compact: Path, exported: Path, tmp_path: Path) -> None:
+def test_files_that_are_not_ours(compact: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         OnnxBundle(tmp_path / "none.onnx")
-    with pytest.raises(UserError, match="not a readable ONNX file"):
+    with pytest.raises(UserError, match="not an ONNX file of this deeplense"):
         OnnxBundle(compact)
-    truncated = tmp_path / "truncated.onnx"
-    truncated.write_bytes(exported.read_bytes()[:-5000])
-    with pytest.raises(UserError, match="not a readable ONNX file"):
-        OnnxBundle(truncated)
-    for value, message in (
-        ("null", "not an ONNX file of deeplense"),
-        ("{", "not an ONNX"),
-        ('{"format": 99}', "format 99"),
-    ):
-        model = onnx.load(exported)
-        model.metadata_props[0].value = value
-        onnx.save(model, tmp_path / "foreign.onnx")
-        with pytest.raises(UserError, match=message):
-            OnnxBundle(tmp_path / "foreign.onnx")
