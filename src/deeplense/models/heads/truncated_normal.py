@@ -122,7 +122,12 @@ class TruncatedNormal(Distribution):
 
 
 def _log_density(z: Tensor) -> Tensor:
-    return -0.5 * z**2 - 0.5 * math.log(2 * math.pi)
+    return -0.5 * z**2 - _constant(0.5 * math.log(2 * math.pi), z)
+
+
+def _constant(value: float, like: Tensor) -> Tensor:
+    """A number in double precision: an exporter rounds those in a formula to single."""
+    return torch.tensor([value], dtype=like.dtype, device=like.device)[0]
 
 
 def _log_mass(a: Tensor, b: Tensor) -> Tensor:
@@ -145,12 +150,11 @@ def log_ndtr(z: Tensor) -> Tensor:
 
 def _elementary_log_ndtr(z: Tensor) -> Tensor:
     """To 1e-9, in float64: with t = 2/(2 + x), log(erfcx(x)/t) is smooth in t down to t = 0, a short polynomial."""
-    x = z.abs() / math.sqrt(2)
+    x = z.abs() * _constant(math.sqrt(0.5), z)
     t = 2 / (2 + x)
     coefficients = torch.tensor(_polynomial(), dtype=z.dtype, device=z.device)
     powers = torch.arange(len(coefficients), dtype=z.dtype, device=z.device)
     smooth = torch.pow((2 * t - 1)[..., None], powers) @ coefficients
-    # not x²: an exporter may round √2 to single precision, and this term is large
     log_tail = torch.log(t / 2) - z * z / 2 + smooth  # log Φ(-|z|)
     return torch.where(z > 0, torch.log1p(-torch.exp(log_tail.clamp(max=-1e-300))), log_tail)
 
