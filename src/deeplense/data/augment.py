@@ -50,15 +50,23 @@ class Augmenter:
             if places and math.isnan(self.view.x + self.view.y + (self.view.pixel_scale if config.shift else 0.0)):
                 raise UserError(f"target '{places[0]}': the pixel scale is unknown; import the data with --pixel-scale")
 
-    def __call__(self, batch: Batch, generator: torch.Generator, rank: int = 0, world_size: int = 1) -> Batch:
+    def __call__(
+        self,
+        batch: Batch,
+        generator: torch.Generator,
+        rank: int = 0,
+        world_size: int = 1,
+        whole: int | None = None,
+    ) -> Batch:
         """The same shapes. Images that are not square get the four flips only.
 
         Args:
             rank, world_size: the batch is this process's share, rows rank, rank + world_size, …, of one whose images
                 are turned alike on any number of processes.
+            whole: images that such a batch has at most; as many for each process when not given.
         """
-        n = len(batch.image) * world_size
-        mine = slice(rank, None, world_size)
+        n = len(batch.image) * world_size if whole is None else whole
+        mine = torch.arange(rank, n, world_size)[: len(batch.image)]
         motion = Motion(torch.eye(2).expand(len(batch.image), 2, 2), torch.zeros(len(batch.image), 2))
         if self.config.d4:
             coins = (torch.rand((3, n), generator=generator, device=generator.device) < 0.5)[:, mine]

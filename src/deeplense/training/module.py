@@ -128,7 +128,9 @@ class LensModule(pl.LightningModule):
         stream = "augment" if source == self.objective.sources[0] else f"augment/{source}"
         generator = rng.torch_generator(self.recipe.seed, stream, *key, 0)
         batch = batch._replace(image=self.inputs(batch))
-        return self.augment(batch, generator, self.global_rank, self.trainer.world_size)
+        return self.augment(
+            batch, generator, self.global_rank, self.trainer.world_size, self.recipe.training.batch_size
+        )
 
     def on_train_epoch_start(self) -> None:
         if self.recipe.training.freeze == "trunk":
