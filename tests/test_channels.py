@@ -12,7 +12,7 @@ from deeplense.bundle import load
 from deeplense.data.generate import simulate
 from deeplense.data.importing import import_dataset
 from deeplense.data.schema import read_manifest
-from deeplense.data.simulated import SimLoader
+from deeplense.data.simulated import SimLoader, SimStream
 from deeplense.data.store import Dataset, validate
 from deeplense.evaluation.audit import audit
 from deeplense.evaluation.gallery import picture, stretch
@@ -75,7 +75,7 @@ def test_three_bands_all_the_way(tmp_path: Path) -> None:
 def test_training_from_the_simulator_sees_three_bands(tmp_path: Path) -> None:
     bundle = load(train("model_4", "sim", tmp_path / "run", overrides=SMALL, device="cpu"), "cpu")
     assert bundle.image.bands == ["F106", "F129", "F158"]
-    loader = SimLoader(bundle.recipe.simulation, 0, "train", 5, 2)
+    loader = SimLoader(SimStream(bundle.recipe.simulation, 0, "train", 5), 10)
     assert [tuple(batch.image.shape) for batch in loader] == [(5, 3, 24, 24)] * 2
 
 

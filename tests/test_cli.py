@@ -296,7 +296,7 @@ def test_a_bundle_of_another_version(made: Made, tmp_path: Path) -> None:
         ["evaluate", old, "--data", made.dataset, "--out", tmp_path / "r"],
         ["export", old, "--out", tmp_path / "m.onnx"],
     ):
-        fails(r"old.safetensors: bundle format 99, this code reads 1; train it again, or use deeplense 9\.9", *words)
+        fails(r"old.safetensors: bundle format 99, this code reads 2; train it again, or use deeplense 9\.9", *words)
 
 
 @pytest.mark.parametrize("how", ["cut", "text", "empty", "foreign"])

@@ -159,8 +159,8 @@ from deeplense.data.ahead import Ahead, Share
 made = Ahead(Numbered(Path(sys.argv[1])), (1, 2, 2))
 batches = made.batches(Share(0, 10**9))
 next(batches)
-print(made.process.pid, flush=True)
 try:
+    print(made.process.pid, flush=True)
     for _ in batches: pass
 except KeyboardInterrupt:
     print("stopped", flush=True)

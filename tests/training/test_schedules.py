@@ -1,20 +1,26 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from deeplense.recipe import Training
-from deeplense.training.optim import OPTIMIZERS, make_optimizer
+from deeplense.training.optim import OPTIMIZERS, parameter_groups
 from deeplense.training.schedules import SCHEDULES
 
 STEPS = 10
 
 
+def _optimizer(network: nn.Module, config: Training) -> Optimizer:
+    return OPTIMIZERS[config.optimizer](parameter_groups([(network, 1.0)], config), config)
+
+
 def _rates(name: str, **kwargs: float) -> list[float]:
     config = Training(epochs=8, cycle_epochs=2, lr=1.0, optimizer="sgd", schedule=name, **kwargs)  # type: ignore[arg-type]
-    optimizer = make_optimizer(nn.Linear(2, 2), config)
+    optimizer = _optimizer(nn.Linear(2, 2), config)
     schedule = SCHEDULES[name](optimizer, config, STEPS)
     rates = []
     for _ in range(config.epochs * STEPS):
@@ -50,7 +56,7 @@ def test_shapes() -> None:
 
 def test_plateau_lowers_when_nothing_improves() -> None:
     config = Training(lr=1.0)
-    optimizer = make_optimizer(nn.Linear(2, 2), config)
+    optimizer = _optimizer(nn.Linear(2, 2), config)
     schedule = SCHEDULES["plateau"](optimizer, config, STEPS)
     assert isinstance(schedule, ReduceLROnPlateau)
     for _ in range(5):
@@ -61,7 +67,7 @@ def test_plateau_lowers_when_nothing_improves() -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_decay_spares_norms_and_biases(name: str) -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    optimizer = make_optimizer(network, Training(optimizer=name, weight_decay=0.3, lr=0.1))  # type: ignore[arg-type]
+    optimizer = _optimizer(network, Training(optimizer=name, weight_decay=0.3, lr=0.1))  # type: ignore[arg-type]
     decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert {n: decays[id(p)] for n, p in network.named_parameters()} == {
         "0.weight": 0.3, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0, "3.weight": 0.3, "3.bias": 0.0
@@ -73,3 +79,17 @@ def test_decay_spares_norms_and_biases(name: str) -> None:
     optimizer.step()
     moved = [not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)]
     assert moved == [True, False, False, False, True, False]
+
+
+def test_what_a_network_names_does_not_decay() -> None:
+    """A position table and a class token of timm, wherever the network lies; the trunk has its own rate."""
+    network = nn.ModuleDict({"trunk": timm.create_model("vit_tiny_patch16_224", num_classes=0)})
+    head = nn.Linear(192, 3)
+    groups = parameter_groups([(network, 0.1), (head, 1.0)], Training(weight_decay=0.3, lr=0.01))
+    of = {id(p): g for g in groups for p in g["params"]}
+    named = dict(network.named_parameters())
+    assert [of[id(named[f"trunk.{n}"])]["weight_decay"] for n in ("pos_embed", "cls_token")] == [0.0, 0.0]
+    assert of[id(named["trunk.blocks.0.attn.qkv.weight"])]["weight_decay"] == 0.3
+    assert {g["lr"] for p in named.values() for g in [of[id(p)]]} == {pytest.approx(0.001)}
+    assert of[id(head.weight)]["lr"] == 0.01
+    assert len(of) == len(named) + 2
