@@ -186,18 +186,16 @@ def test_one_class_cannot_be_classified(tmp_path: Path, make_dataset: Callable[.
         _train(data, tmp_path / "run")
 
 
-def test_divergence_is_told(tiny_dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"lower training\.lr"):
-        _train(
-            tiny_dataset,
-            tmp_path / "run",
-            "training.epochs=1",
-            "training.lr=1.0e+38",
-            "training.clip_norm=0",
-            "training.optimizer=sgd",
-            "training.schedule=constant",
-            "training.warmup=0",
-        )
+def test_divergence_stops_with_one_line_and_keeps_what_was_good(tiny_dataset: Path, tmp_path: Path) -> None:
+    run, plain = tmp_path / "run", ["training.optimizer=sgd", "training.schedule=constant", "training.clip_norm=0"]
+    _train(tiny_dataset, run, "training.epochs=1", *plain)
+    kept = load(run / "bundle.safetensors", "cpu").summary
+    wild = ["training.epochs=3", "training.lr=1.0e+38"]
+    with pytest.raises(UserError, match=r"^epoch 2, step \d+ \(seed 0\): the loss is not finite; lower training\.lr"):
+        _train(tiny_dataset, run, *plain, *wild, resume=True)
+    assert load(run / "bundle.safetensors", "cpu").summary == kept
+    _train(tiny_dataset, run, "training.epochs=2", *plain, resume=True)
+    assert load(run / "bundle.safetensors", "cpu").summary["epochs"] == 2
 
 
 @pytest.mark.parametrize("task", [[], ["task.kind=regress", "task.target=log10_m_axion"]])
