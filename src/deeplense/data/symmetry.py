@@ -58,7 +58,7 @@ def move(params: Tensor, parameters: Sequence[Parameter], motion: Motion) -> Ten
     """
     m = motion.matrix.double()
     turn = torch.atan2(m[:, 1, 0], m[:, 0, 0])  # of the x axis: M is a turn, after a mirroring of y where det M < 0
-    mirrored = torch.linalg.det(m).sign()
+    mirrored = (m[:, 0, 0] * m[:, 1, 1] - m[:, 0, 1] * m[:, 1, 0]).sign()
     column = {p.name: k for k, p in enumerate(parameters)}
     out = params.clone()
     for k, p in enumerate(parameters):

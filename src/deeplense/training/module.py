@@ -106,12 +106,13 @@ class LensModule(pl.LightningModule):
 
     def training_step(self, batches: dict[str, Batch], index: int) -> Tensor:
         key = (self.current_epoch, index)
-        torch.manual_seed(rng.integer(self.recipe.seed, "step", *key, self.global_rank))
+        rng.seed_torch(self.recipe.seed, "step", *key, self.global_rank, device=self.device)
         ready = {name: self._augmented(batch, name, *key) for name, batch in batches.items()}
         loss: Tensor = self.objective(self.network, ready)
         self._check(loss, index)
         self.train_loss.update(loss.detach())
-        self.log("loss", loss.detach(), prog_bar=True)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
     def _check(self, loss: Tensor, index: int) -> None:
@@ -211,7 +212,9 @@ class LensModule(pl.LightningModule):
         optimizer = make_optimizer(self.network, self.objective, config)
         steps = int(self.trainer.estimated_stepping_batches) // config.epochs
         schedule = SCHEDULES[config.schedule](optimizer, config, steps)
-        return [optimizer], [{"scheduler": schedule, "interval": "step", "monitor": "loss"}]
+        # a plateau is told of in `on_validation_epoch_end`
+        interval = "epoch" if isinstance(schedule, ReduceLROnPlateau) else "step"
+        return [optimizer], [{"scheduler": schedule, "interval": interval, "monitor": "val_loss"}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["schedule"] = self._schedule()
