@@ -4,13 +4,16 @@
 the store, pre-processing, augmentation, optimiser, schedule, averaged weights, logs) against a bare PyTorch loop over
 the same network on tensors that lie ready, in turns. `sim`: the share of a step that waits for its images when
 `quickstart` is trained straight from the simulator, with the images made ahead in a process of their own, and made
-between the steps.
+between the steps. `average`: accuracy of averaged weights and of the network itself, 2,000 images, 12 epochs. `truths`:
+R² of a source's place, 1,500 images of 32², with the default augmentation.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
+import json
 import os
 import sys
 import tempfile
@@ -141,7 +144,42 @@ def _bare(data: Path) -> float:
     return float(np.median(np.diff(times)))
 
 
-SECTIONS: dict[str, Callable[[], None]] = {"step": step, "sim": sim}
+def average() -> None:
+    """What validation says of the averaged weights, and of the same training without."""
+    print("average: quickstart, 2,000 training images, accuracy of validation by epoch")
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        with contextlib.redirect_stdout(io.StringIO()):
+            deeplense.simulate("quickstart", data, splits="train=2000,val=900,test=64")
+        for name, decay in (("averaged", 0.99), ("itself", 0)):
+            with contextlib.redirect_stdout(io.StringIO()):
+                overrides = [f"training.ema_decay={decay}", "training.epochs=12"]
+                deeplense.train("quickstart", data, Path(folder) / name, overrides=overrides, device="cpu")
+            with open(Path(folder) / name / "history.csv") as file:
+                found = [float(row["val_metric"]) for row in csv.DictReader(file)]
+            print(f"  {name:10s}", *(f"{value:.3f}" for value in found), flush=True)
+
+
+def truths() -> None:
+    """A place, and an ellipticity, which turn with the image."""
+    print("truths: R² on 500 test images, quickstart's lenses, 1,500 training images of 32², default augmentation")
+    source = {"center_x": "{uniform: [-0.3, 0.3]}", "center_y": "{uniform: [-0.3, 0.3]}"}
+    source |= dict.fromkeys(("e1", "e2"), "{truncated_normal: [0.0, 0.2, -0.5, 0.5]}")
+    drawn = [f"simulation.source.{name}={prior}" for name, prior in source.items()]
+    drawn += ["simulation.size=32", "simulation.pixel_scale=0.16"]
+    with tempfile.TemporaryDirectory() as folder:
+        for target in ("source.center_x", "source.e1"):
+            data, out = Path(folder) / "data", Path(folder) / target
+            with contextlib.redirect_stdout(io.StringIO()):
+                if not data.exists():
+                    deeplense.simulate("quickstart", data, overrides=drawn, splits="train=1500,val=300,test=500")
+                overrides = ["task.kind=regress", f"task.target={target}", "training.epochs=40"]
+                path = deeplense.train("quickstart", data, out, overrides=overrides, device="cpu")
+                deeplense.evaluate(path, data, out / "report", device="cpu")
+            print(f"  {target}: {json.loads((out / 'report' / 'metrics.json').read_text())['r2']:.4f}", flush=True)
+
+
+SECTIONS: dict[str, Callable[[], None]] = {"step": step, "sim": sim, "average": average, "truths": truths}
 
 if __name__ == "__main__":
     for section in sys.argv[1:] or SECTIONS:
