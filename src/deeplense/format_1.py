@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -81,6 +80,8 @@ def upgraded(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[Tre
 def _last_layer(model: str) -> str:
     if model == "compact":
         return "head.3"
+    import timm  # takes seconds
+
     if ":" in model or not timm.is_model(model):
         raise UserError(f"a bundle of format 1 of the network '{model}'; train it again")
     return str(timm.get_pretrained_cfg(model).classifier)

@@ -16,14 +16,12 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
 from deeplense import config, recipe
 from deeplense.allow import find_class
 from deeplense.errors import UserError
-from deeplense.models.backbones import TimmTrunk
 from deeplense.models.bounded import check_numbers
 from deeplense.models.compact import Compact
 from deeplense.models.context import Context
@@ -103,12 +101,14 @@ def build_trunk(config_: recipe.Model, context: Context) -> nn.Module:
             raise UserError(f"model.name '{name}' does not take what the recipe gives it: {why}") from error
         if not hasattr(trunk, "forward_features") or not isinstance(getattr(trunk, "num_features", None), int):
             raise UserError(f"model.name '{name}' is no trunk: it needs forward_features(images) and num_features")
-    elif timm.is_model(name):
-        trunk = TimmTrunk(name, **common, pretrained=config_.pretrained, **kwargs)
     else:
-        close = difflib.get_close_matches(name, [*MODELS, *timm.list_models()], n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models()"
-        raise UserError(f"model.name '{name}' is neither a network of deeplense nor of timm; {hint}")
+        from deeplense.models.backbones import TimmTrunk, is_model, list_models  # the import of timm takes seconds
+
+        if not is_model(name):
+            close = difflib.get_close_matches(name, [*MODELS, *list_models()], n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models()"
+            raise UserError(f"model.name '{name}' is neither a network of deeplense nor of timm; {hint}")
+        trunk = TimmTrunk(name, **common, pretrained=config_.pretrained, **kwargs)
     return trunk  # type: ignore[no-any-return]
 
 

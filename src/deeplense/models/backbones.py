@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import timm
+from timm import is_model, list_models
 from torch import Tensor, nn
 
 from deeplense.errors import UserError
+
+__all__ = ["TimmTrunk", "is_model", "list_models"]
 
 
 class TimmTrunk(nn.Module):

@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 
 def _conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
     return [nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(n_out)]
+
+
+def _drop_path(rate: float) -> nn.Module:
+    if not rate:
+        return nn.Identity()
+    from timm.layers import DropPath  # its import takes seconds
+
+    return DropPath(rate)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -28,7 +35,7 @@ class Block(nn.Module):
             self.shortcut.append(nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False))
         if n_in != n_out:
             self.shortcut.extend(_conv(n_in, n_out, 1))
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = _drop_path(drop_path)
         self.activation = nn.ReLU(inplace=True)
         # each block starts as its shortcut
         nn.init.zeros_(self.body[-1].weight)  # type: ignore[arg-type]
