@@ -84,7 +84,6 @@ def test_any_batch_size_agrees_with_the_bundle(compact: Path, exported: Path, ti
     ("model", "specs", "names"),
     [
         ({"name": "resnet10t", "stem_stride": 1}, [CLASS], ["probabilities"]),
-        ({"name": "compact"}, [MASS], ["mean", "scale", "q05", "q95"]),
         ({"name": "compact"}, [FREE], ["mean", "scale", "q05", "q95"]),
         ({"name": "compact"}, [CLASS, MASS], ["probabilities", "mean", "scale", "q05", "q95"]),
     ],
