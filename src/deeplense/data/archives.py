@@ -13,7 +13,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -77,22 +77,49 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith((".zip", *TARS))
 
 
-def members(source: Path) -> Iterator[Member]:
+def listing(source: Path) -> list[str]:
+    """Names of all files under `source`, as `members` has them.
+
+    Raises:
+        UserError: no such file, or a damaged archive.
+    """
+    if source.exists() and not source.is_dir() and is_archive(source.name) and not _is_zip(source):
+        return list(_tar_names(source))
+    return [member.name for member in members(source)]
+
+
+def members(source: Path, together: Mapping[str, str] | None = None) -> Iterator[Member]:
     """Every file under `source`: a folder (sorted), a zip, a tar, or a single file.
+
+    Args:
+        together: name of a file -> id of its object; the files of an object come together, but in a tar.
 
     Raises:
         UserError: no such file, or a damaged archive.
     """
     if source.is_dir():
-        yield from _folder(source)
+        found = _folder(source)
     elif not source.exists():
         raise UserError(f"{source}: no such file or folder")
-    elif source.name.lower().endswith(".zip"):
-        yield from _zip(source)
+    elif _is_zip(source):
+        found = _zip(source)
     elif is_archive(source.name):
-        yield from _tar(source)
+        found = _tar(source)
+        together = None
     else:
-        yield _on_disk(source.parent, source.name, str(source))
+        found = iter([_on_disk(source.parent, source.name, str(source))])
+    if not together:
+        yield from found
+        return
+    listed = list(found)
+    first: dict[str, int] = {}
+    for k, member in enumerate(listed):
+        first.setdefault(together.get(member.name, member.name), k)
+    yield from sorted(listed, key=lambda member: first[together.get(member.name, member.name)])
+
+
+def _is_zip(source: Path) -> bool:
+    return source.name.lower().endswith(".zip")
 
 
 def _folder(source: Path) -> Iterator[Member]:
@@ -201,6 +228,14 @@ def _tar(source: Path) -> Iterator[Member]:
                 raise tarfile.ReadError("it ends too early")
     except DAMAGED as error:
         raise damaged(error) from error
+
+
+def _tar_names(source: Path) -> Iterator[str]:
+    try:
+        with _Stream(source) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+            yield from (_name(entry.name) for entry in archive if not entry.isdir())
+    except DAMAGED as error:
+        raise UserError(f"{source}: not a readable tar ({_line(error)}); download it again") from error
 
 
 class _Stream(io.RawIOBase):
