@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import keyword
 import os
 import re
 import sys
@@ -175,12 +176,16 @@ class _Parser(ArgumentParser):
     """Options are written with dashes, arguments of functions with underscores."""
 
     def format_help(self, *arguments: Any) -> str:
-        return re.sub(r"--\w+", lambda match: match[0].replace("_", "-"), super().format_help(*arguments))
+        return re.sub(r"--\w+", lambda match: match[0].rstrip("_").replace("_", "-"), super().format_help(*arguments))
 
 
 def _underscored(word: str) -> str:
     name, equals, value = word.partition("=")
-    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") and len(name) > 2 else word
+    if not name.startswith("--") or len(name) == 2:
+        return word
+    bare = name[2:].replace("-", "_")
+    # an argument of a function cannot be called `class`
+    return f"--{bare}{'_' * keyword.iskeyword(bare)}{equals}{value}"
 
 
 def _ordered(words: list[str], flags: list[str], overrides: bool) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplense.data import parts
+from deeplense.data import names, parts
 from deeplense.data.arrays import as_image, images, layout
 from deeplense.data.budget import Unreadable, check_image, printable
 from deeplense.data.found import Asked, Found
@@ -156,17 +156,11 @@ def _images(arrays: Sequence[Named], asked: Asked) -> tuple[list[Named], tuple[s
         (listed,) = found.objects.values()
         return [next(a for a in able if a.name == name) for name in listed if name], found.bands
     apart = len({a.group for a in able}) == len(able) or all(SPLIT.search(a.name) for a in able)
-    classes = all(_is_class(a.last) for a in able)
+    classes = all(names.class_of([a.last]) is not None for a in able)
     numbered = len({re.sub(r"\d+", "", a.name) for a in able}) == 1 and all(len(a.shape) == 2 for a in able)
     if apart or classes or numbered:
         return able, ()
     raise Unreadable(f"several arrays, {_listed(able)}, and not one alone is named image; name it with --images")
-
-
-def _is_class(name: str) -> bool:
-    from deeplense.data import names
-
-    return names.class_of([name]) is not None
 
 
 def named(arrays: Sequence[Named], name: str, option: str) -> Named:
@@ -177,7 +171,9 @@ def named(arrays: Sequence[Named], name: str, option: str) -> Named:
     """
     found = [a for a in arrays if a.name == name] or [a for a in arrays if f"/{a.name}".endswith(f"/{name}")]
     if len(found) != 1:
-        raise UserError(f"{option} '{name}': {'several arrays' if found else 'no array'} of this name ({_listed(arrays)})")
+        raise UserError(
+            f"{option} '{name}': {'several arrays' if found else 'no array'} of this name ({_listed(arrays)})"
+        )
     return found[0]
 
 

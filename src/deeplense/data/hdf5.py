@@ -91,7 +91,11 @@ def attributes(thing: h5py.Group | h5py.Dataset) -> dict[str, str]:
     told = {}
     for name in itertools.islice(thing.attrs, MOST_ATTRIBUTES):
         value = np.asarray(thing.attrs[name])
-        if value.dtype.kind not in "biufSUO" or value.size not in (1, 2) or (value.size == 2 and value.dtype.kind in "biuf"):
+        if (
+            value.dtype.kind not in "biufSUO"
+            or value.size not in (1, 2)
+            or (value.size == 2 and value.dtype.kind in "biuf")
+        ):
             continue
         first = value.reshape(-1)[0]
         told[name] = first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)

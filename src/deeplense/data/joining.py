@@ -42,7 +42,9 @@ class Joiner:
         held[name] = good
         self._bytes += sum(one.image.nbytes for one in good)
         if self._bytes > MOST_HELD:
-            raise UserError(f"{file}: the bands of an object lie too far apart in the archive; unpack it, give the folder")
+            raise UserError(
+                f"{file}: the bands of an object lie too far apart in the archive; unpack it, give the folder"
+            )
         wanted = self._plan.objects[id]
         if len(held) < sum(part is not None for part in wanted):
             return
@@ -78,7 +80,9 @@ def _stack(parts: list[list[Found]], bands: tuple[str, ...]) -> Iterator[Found]:
         raise Unreadable(f"bands of different numbers of images, {', '.join(str(len(rows)) for rows in parts)}")
     for rows in zip(*parts, strict=True):
         if len({one.image.shape[1:] for one in rows}) > 1:
-            shapes = ", ".join(f"{b} {'x'.join(map(str, one.image.shape[1:]))}" for b, one in zip(bands, rows, strict=True))
+            shapes = ", ".join(
+                f"{b} {'x'.join(map(str, one.image.shape[1:]))}" for b, one in zip(bands, rows, strict=True)
+            )
             raise Unreadable(f"bands of different sizes, {shapes}; --bands names those of one size")
         first = rows[0]
         single = all(len(one.image) == 1 for one in rows)

@@ -98,9 +98,13 @@ def _encoded(name: str, column: Any) -> Named:
 
     first = decoded(0) if len(column) else np.empty((0, 0))
     shape = (len(column), *first.shape)
-    return Named(name, shape, first.dtype.kind, lambda: np.stack([decoded(k) for k in range(len(column))]), lambda: (
-        (k, decoded(k)[None]) for k in range(len(column))
-    ))
+    return Named(
+        name,
+        shape,
+        first.dtype.kind,
+        lambda: np.stack([decoded(k) for k in range(len(column))]),
+        lambda: ((k, decoded(k)[None]) for k in range(len(column))),
+    )
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:

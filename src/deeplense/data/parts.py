@@ -24,7 +24,9 @@ FILTERS = {
 }
 # Hubble's filters below 1 micron are named in nm, all others of Hubble, Webb and Roman in 10 nm
 IN_NM = (225, 275, 336, 390, 435, 438, 450, 475, 502, 555, 606, 625, 656, 658, 702, 775, 814, 850)
-SURVEY = r"(?:(?:sdss|hsc|des|decam|lsst|cfht|cfis|megacam|ps1|kids|vista|viking|uvista|wise|2mass|hst|acs|wfc3)[_.-]?)?"
+SURVEY = (
+    r"(?:(?:sdss|hsc|des|decam|lsst|cfht|cfis|megacam|ps1|kids|vista|viking|uvista|wise|2mass|hst|acs|wfc3)[_.-]?)?"
+)
 HUBBLE = r"f(?:062|087|106|129|146|158|184|213|\d{3,4}(?:w|m|n|x|lp))"  # and of Webb and Roman
 NUMBERED = r"(?:band|channel|chan|ch|filter)[_-]?(\d{1,2})"
 BAND = re.compile(

@@ -163,7 +163,10 @@ def _corrupt(image: NDArray[np.float32]) -> NDArray[np.bool_]:
     padded = np.pad(image, ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)
     _, height, width = image.shape
     around = [
-        padded[:, 1 + y : 1 + y + height, 1 + x : 1 + x + width] for y in (-1, 0, 1) for x in (-1, 0, 1) if (x, y) != (0, 0)
+        padded[:, 1 + y : 1 + y + height, 1 + x : 1 + x + width]
+        for y in (-1, 0, 1)
+        for x in (-1, 0, 1)
+        if (x, y) != (0, 0)
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pixels whose neighbours are all missing

@@ -18,7 +18,7 @@ from deeplense.answers import Prediction
 from deeplense.data.formats import Foreign, Skipped, read_images
 from deeplense.data.schema import ImageInfo
 from deeplense.errors import UserError
-from deeplense.inference.adapt import adapt
+from deeplense.data.adapt import adapt
 from deeplense.inference.table import check_format, write_table
 
 

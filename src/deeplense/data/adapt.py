@@ -69,6 +69,17 @@ def adapt(image: Image, pixel_scale: float | None, wanted: ImageInfo) -> tuple[I
     return np.ascontiguousarray(image, dtype=np.float32), warnings
 
 
+def crop_or_pad(image: Image, wanted: ImageInfo) -> Image:
+    """(C, H, W) of the wanted size about the same centre; missing pixels stay missing, the padding is the sky."""
+    if image.shape[1:] == (wanted.height, wanted.width):
+        return image
+    finite = np.isfinite(image)
+    sky = np.zeros(len(image), dtype=np.float32)
+    some = finite.any((1, 2))
+    sky[some] = _sky(image[some], finite[some])
+    return np.ascontiguousarray(_fit(image, wanted, sky), dtype=np.float32)
+
+
 def _sky(image: Image, finite: NDArray[np.bool_]) -> Image:
     """(C,) median of a frame 5 % wide; of the whole image where the frame holds nothing."""
     _, height, width = image.shape

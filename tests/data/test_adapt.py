@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deeplense.data.schema import ImageInfo
 from deeplense.errors import UserError
-from deeplense.inference.adapt import adapt
+from deeplense.data.adapt import adapt
 
 Image = NDArray[np.float32]
 SKY = 3.0
