@@ -20,11 +20,11 @@ from astropy.table import Table
 
 from deeplense.bundle import Bundle, Prediction, load
 from deeplense.data import formats
+from deeplense.data.adapt import adapt
 from deeplense.data.formats import Foreign, read_images
 from deeplense.data.store import Dataset
 from deeplense.errors import UserError
 from deeplense.inference import predict as predicting
-from deeplense.data.adapt import adapt
 from deeplense.inference.export import export
 from deeplense.inference.predict import UNFAMILIAR, predict
 from deeplense.training.fit import train

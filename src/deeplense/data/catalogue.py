@@ -212,6 +212,6 @@ def _nothing(where: str, table: Table, names: Sequence[str], ids: Sequence[str])
     rows = len(next(iter(table.values()), ()))
     column = f"column '{names[0]}'" if len(names) == 1 else "any column"
     return (
-        f"{where}: none of {rows} rows belongs to one of {len(ids)} images by {column} (a row says {brief(shown)}, an image "
-        f"is {brief(ids[0] if ids else '')}); name the column of ids with --id"
+        f"{where}: none of {rows} rows belongs to one of {len(ids)} images by {column} (a row says {brief(shown)}, an "
+        f"image is {brief(ids[0] if ids else '')}); name the column of ids with --id"
     )

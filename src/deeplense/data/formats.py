@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deeplense.data import names, parts, readers, schema, sidecars
 from deeplense.data.archives import Member, listing, members

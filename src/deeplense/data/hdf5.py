@@ -63,9 +63,12 @@ def arrays(file: h5py.File, size: int) -> Iterator[Named]:
             if isinstance(thing, h5py.Group) and thing.id not in visited:
                 visited.add(thing.id)
                 waiting.append((f"{path}{name}/", thing))
-            elif isinstance(thing, h5py.Dataset) and thing.dtype.kind in "biufSO" and 0 < thing.ndim <= 4:
-                if thing.dtype.kind != "O" or h5py.check_string_dtype(thing.dtype):
-                    yield as_named(path + name, thing, size)
+            elif isinstance(thing, h5py.Dataset) and 0 < thing.ndim <= 4 and _plain(thing.dtype):
+                yield as_named(path + name, thing, size)
+
+
+def _plain(dtype: Any) -> bool:
+    return dtype.kind in "biufS" or h5py.check_string_dtype(dtype) is not None
 
 
 def as_named(name: str, data: h5py.Dataset, size: int) -> Named:

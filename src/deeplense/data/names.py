@@ -54,9 +54,9 @@ def split_of(folders: Sequence[str], classes: Mapping[str, str] = CLASSES) -> st
 
 
 def own_classes(ids: Sequence[str]) -> dict[str, str]:
-    """Of images whose folders name no known class, the folder, else the file of many images, that is a class of its own.
+    """Image -> the folder, else the file of many images, that is a class of its own.
 
-    The innermost folder counts that is no split and says more than `images`. Nothing is a class that all images share, or
+    The innermost folder counts that is no split and says more than `images`. What all images share is no class, nor is
     a folder of each object.
 
     Args:

@@ -211,8 +211,8 @@ def _place(mark: tuple[str, ...], wanted: tuple[str, ...] | None) -> tuple[float
         if re.fullmatch(pattern, last):
             return float(wavelength), ""
     digits = re.search(r"\d+", last)
-    number = int(digits[0]) if digits else 0
-    return float(number if number in IN_NM else 10 * number), last
+    told = int(digits[0]) if digits else 0
+    return float(told if told in IN_NM else 10 * told), last
 
 
 def _called(marks: Sequence[tuple[str, ...]]) -> list[str]:

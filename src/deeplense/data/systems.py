@@ -1,7 +1,7 @@
 """HDF5 files with a group for each object, as the Roman data challenge has them.
 
-`images/strong_lens_00000001/exposure_00000001_F129`: a group's arrays are its bands, and its attributes, or those of its
-arrays, are numbers, classes and units, often as pairs (value, description).
+`images/strong_lens_00000001/exposure_00000001_F129`: a group's arrays are its bands, and its attributes, or those of
+its arrays, are numbers, classes and units, often as pairs (value, description).
 """
 
 from __future__ import annotations
