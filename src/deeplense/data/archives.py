@@ -13,7 +13,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -98,24 +98,28 @@ def members(source: Path, together: Mapping[str, str] | None = None) -> Iterator
         UserError: no such file, or a damaged archive.
     """
     if source.is_dir():
-        found = _folder(source)
+        if not together:
+            yield from _folder(source)
+            return
+        found = {member.name: member for member in _folder(source)}
+        yield from (found[name] for name in _together(found, together))
     elif not source.exists():
         raise UserError(f"{source}: no such file or folder")
     elif _is_zip(source):
-        found = _zip(source)
+        yield from _zip(source, together or {})
     elif is_archive(source.name):
-        found = _tar(source)
-        together = None
+        yield from _tar(source)
     else:
-        found = iter([_on_disk(source.parent, source.name, str(source))])
-    if not together:
-        yield from found
-        return
-    listed = list(found)
+        yield _on_disk(source.parent, source.name, str(source))
+
+
+def _together(names: Iterable[str], object_of: Mapping[str, str]) -> list[str]:
+    """The files of an object follow its first."""
     first: dict[str, int] = {}
-    for k, member in enumerate(listed):
-        first.setdefault(together.get(member.name, member.name), k)
-    yield from sorted(listed, key=lambda member: first[together.get(member.name, member.name)])
+    listed = list(names)
+    for k, name in enumerate(listed):
+        first.setdefault(object_of.get(name, name), k)
+    return sorted(listed, key=lambda name: first[object_of.get(name, name)]) if object_of else listed
 
 
 def _is_zip(source: Path) -> bool:
@@ -156,7 +160,7 @@ def _on_disk(folder: Path, name: str, file: str) -> Member:
     return Member(name, printable(file), fetch, "" if path.is_file() else "a dead link or no regular file", path)
 
 
-def _zip(source: Path) -> Iterator[Member]:
+def _zip(source: Path, together: Mapping[str, str]) -> Iterator[Member]:
     try:
         archive = zipfile.ZipFile(source)
     except (*DAMAGED, ValueError) as error:  # a ValueError of a name that is not in its own encoding
@@ -180,7 +184,8 @@ def _zip(source: Path) -> Iterator[Member]:
                 raise Unreadable("damaged in the archive") from error
             return content
 
-        for name, entry in entries.items():
+        for name in _together(entries, together):
+            entry = entries[name]
             refused = _leaves(name) or ("encrypted" if entry.flag_bits & 1 else "")
             yield Member(name, printable(f"{source}/{name}"), fetch, refused)
 

@@ -157,10 +157,11 @@ def as_image(array: NDArray[Any]) -> NDArray[np.float32]:
 
 def _told(array: NDArray[Any], axes: str, found: str) -> tuple[str, ...]:
     """What was guessed of the axes, where they could mean something else."""
-    channels = array.shape[0] if found == "CHW" else array.shape[-1] if found == "HWC" else 0
-    if axes or channels <= EVIDENT:
+    channels = array.shape[-1] if found == "HWC" else array.shape[0]
+    if axes or len(found) != 3 or (channels > MOST_CHANNELS if "N" in found else channels <= EVIDENT):
         return ()
-    return (f"arrays of {channels} images or channels taken as channels (--axes NHW says otherwise)",)
+    taken, other = ("images", "CHW") if "N" in found else ("channels", "NHW")
+    return (f"arrays of {channels} images or channels taken as {taken} (--axes {other} says otherwise)",)
 
 
 def _flat(array: NDArray[Any]) -> tuple[NDArray[Any], str | None]:

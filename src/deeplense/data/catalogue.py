@@ -167,6 +167,9 @@ def _number(name: str) -> str:
 
 def _labels(where: str, table: Table, found: Catalogue, id: str, label: str | None) -> None:
     likely = [label] if label is not None else [n for n in table if n != id and LABEL.fullmatch(n)]
+    if not likely:  # a column of text alone, whose values come again
+        texts = [n for n in table if n != id and table[n].dtype.kind == "O" and not IDS.fullmatch(n)]
+        likely = texts if len(texts) == 1 and not _different(table[texts[0]]) else []
     read = [(name, classes) for name in likely if (classes := classes_of(table[name])) is not None]
     if label is not None and not read:
         raise UserError(f"{where}: --class '{label}' holds no classes, but numbers that are not whole; give --targets")

@@ -21,9 +21,9 @@ from deeplense.data.found import Asked, Found
 from deeplense.errors import UserError
 
 IMAGE = re.compile(r"image|img|exposure|stamp|cutout|pixels", re.IGNORECASE)
-PLURAL = re.compile(r"(?<![a-z])(images|imgs|stamps|cutouts|lenses|nonlenses|stack|x|X)(?![a-z])")
+PLURAL = re.compile(r"(?<![a-z])(?:images|imgs|stamps|cutouts|lenses|nonlenses|stack)(?![a-z])|^x$", re.IGNORECASE)
 LABEL = re.compile(
-    r"(?:labels?|class(?:es)?|class_?(?:id|label|name)|ans|answers?|targets?|y|truth|category|is_?(?:a_?)?lens|"
+    r"(?:labels?|class(?:es)?|cls|class_?(?:id|label|name)|kind|type|ans|answers?|targets?|y|truth|category|is_?(?:a_?)?lens|"
     r"has_?substructure|substructure)",
     re.IGNORECASE,
 )
@@ -72,69 +72,70 @@ def found_in(arrays: Sequence[Named], asked: Asked) -> Iterator[Found | Unreadab
         UserError: the user names an array that is not there, or label columns disagree.
     """
     chosen, bands = _images(arrays, asked)
-    if bands:
-        yield from _joined(arrays, chosen, bands, asked)
-        return
-    for one in chosen:
-        yield from _rows(arrays, one, chosen, asked)
+    for group in [chosen] if bands else [[one] for one in chosen]:
+        yield from _rows(arrays, group, bands, asked, alone=bool(bands) or len(chosen) == 1)
 
 
-def _rows(arrays: Sequence[Named], one: Named, chosen: Sequence[Named], asked: Asked) -> Iterator[Found | Unreadable]:
-    alone = len(chosen) == 1
-    axes = _axes(one, arrays, asked)
-    where = "" if alone else f"/{one.name}"
-    if "N" not in axes or one.shape[0] == 0:
-        check_image(one.shape)
-        for _, image in images(one.whole(), axes):
-            yield Found(as_image(image), row=where, notes=_left(arrays, chosen))
-        return
-    n = one.shape[-1] if axes == "HWN" else one.shape[0]
-    check_image([s for k, s in enumerate(one.shape) if axes[k] != "N"])
-    told = Columns(arrays, one, n, asked, alone)
-    notes = (*told.notes, *_left(arrays, [*chosen, *told.used]))
-    for start, values in [(0, np.moveaxis(one.whole(), -1, 0))] if axes == "HWN" else one.blocks():
-        for k, row in enumerate(values, start):
-            try:
-                image = as_image(np.moveaxis(row, -1, 0) if axes == "NHWC" and row.ndim == 3 else row)
-            except Unreadable as error:
-                yield Unreadable(f"#{k}: {error}")
-                continue
-            name = where if n == 1 and alone else f"{where}#{k}"
-            yield Found(image, name, told.label(k), told.params(k), told.scale(k), notes=notes)
-
-
-def _joined(
-    arrays: Sequence[Named], chosen: Sequence[Named], bands: tuple[str, ...], asked: Asked
+def _rows(
+    arrays: Sequence[Named], group: Sequence[Named], bands: tuple[str, ...], asked: Asked, alone: bool
 ) -> Iterator[Found | Unreadable]:
-    """Arrays of one shape, each a band."""
-    if len({one.shape for one in chosen}) > 1:
-        shapes = ", ".join(f"{one.name} {'x'.join(map(str, one.shape))}" for one in chosen)
+    """The images of one array, or of several that are its bands, with what the other arrays say of them."""
+    one, axes = group[0], _axes(group[0], arrays, asked)
+    if len({a.shape for a in group}) > 1:
+        shapes = ", ".join(f"{a.name} {'x'.join(map(str, a.shape))}" for a in group)
         raise Unreadable(f"bands of different sizes, {shapes}; --images names those of one size")
-    one, axes = chosen[0], _axes(chosen[0], arrays, asked)
-    note = f"arrays {', '.join(c.name for c in chosen)} joined as bands"
-    if axes == "HW":
-        image = as_image(np.stack([c.whole() for c in chosen]))
-        yield Found(image, bands=bands, notes=(note, *_left(arrays, chosen)))
-        return
-    if axes != "NHW":
+    if bands and axes not in ("HW", "NHW"):
         raise Unreadable(f"bands {', '.join(bands)} are no single images; --bands none keeps them apart")
-    told = Columns(arrays, one, one.shape[0], asked, True)
-    notes = (note, *told.notes, *_left(arrays, [*chosen, *told.used]))
-    for blocks in zip(*(c.blocks() for c in chosen), strict=True):
-        for k, rows in enumerate(zip(*(values for _, values in blocks), strict=True), blocks[0][0]):
-            try:
-                yield Found(
-                    as_image(np.stack(rows)), f"#{k}", told.label(k), told.params(k), told.scale(k), bands, notes=notes
-                )
-            except Unreadable as error:
-                yield Unreadable(f"#{k}: {error}")
+    where = "" if alone else _where(one)
+    single = "N" not in axes
+    if single:  # whatever is one value belongs to it
+        arrays = [*group, *(_one_row(a) for a in arrays if a.shape in ((), (1,)))]
+    check_image([len(group), *(s for k, s in enumerate(one.shape) if single or axes[k] != "N")])
+    n = 1 if single else one.shape[axes.index("N")]
+    told = Columns(arrays, one, n, asked, alone)
+    joined = [f"arrays {', '.join(a.name for a in group)} joined as bands"] * bool(bands)
+    notes = (*joined, *told.notes, *_left(arrays, [*group, *told.used], alone))
+    for k, image in enumerate(_pixels(group, axes)):
+        try:
+            pixels = as_image(np.stack(image) if bands else image[0])
+        except Unreadable as error:
+            if single:
+                raise
+            yield Unreadable(f"#{k}: {error}")
+            continue
+        name = where if n == 1 and (alone or single) else f"{where}#{k}"
+        yield Found(pixels, name, told.label(k), told.params(k), told.scale(k), bands, notes=notes)
+
+
+def _pixels(group: Sequence[Named], axes: str) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Each image, of every array of a group."""
+    if axes in ("HW", "CHW", "HWC", "HWN"):
+        yield from zip(*((image for _, image in images(a.whole(), axes)) for a in group), strict=True)
+        return
+    for blocks in zip(*(a.blocks() for a in group), strict=True):
+        for rows in zip(*(values for _, values in blocks), strict=True):
+            yield tuple(np.moveaxis(row, -1, 0) if axes == "NHWC" and row.ndim == 3 else row for row in rows)
+
+
+def _where(one: Named) -> str:
+    """`x_train` is in a folder `train`, as far as splits go."""
+    split = SPLIT.search(one.name)
+    return f"/{split[0].strip('_./-').lower()}" if split else f"/{printable(one.name)}"
+
+
+def _one_row(a: Named) -> Named:
+    return a._replace(shape=(1,), whole=lambda: a.whole().reshape(1))
 
 
 def _axes(one: Named, arrays: Sequence[Named], asked: Asked) -> str:
     if asked.axes:
         return asked.axes
-    counted = any(a.shape[:1] == one.shape[:1] and len(a.shape) == 1 for a in arrays) and len(one.shape) > 2
-    return layout(one.shape, one.many or counted or bool(PLURAL.search(one.last)))
+    if len(one.shape) != 3:
+        return layout(one.shape)
+    # a column of as many values counts images, and so do arrays of the same images whose names have nothing in common
+    alike = [a for a in arrays if a.shape[1:] == one.shape[1:]]
+    counted = any(a.shape == one.shape[:1] for a in arrays) or (len(alike) > 1 and _no_word_twice(alike))
+    return layout(one.shape, one.many or counted or says_many(one.last))
 
 
 def _images(arrays: Sequence[Named], asked: Asked) -> tuple[list[Named], tuple[str, ...]]:
@@ -156,11 +157,23 @@ def _images(arrays: Sequence[Named], asked: Asked) -> tuple[list[Named], tuple[s
         (listed,) = found.objects.values()
         return [next(a for a in able if a.name == name) for name in listed if name], found.bands
     apart = len({a.group for a in able}) == len(able) or all(SPLIT.search(a.name) for a in able)
-    classes = all(names.class_of([a.last]) is not None for a in able)
+    known = any(names.class_of([a.last]) is not None for a in able)
+    classes = len({a.shape[1:] for a in able}) == 1 and (known or (_no_word_twice(able) and not able[0].many))
     numbered = len({re.sub(r"\d+", "", a.name) for a in able}) == 1 and all(len(a.shape) == 2 for a in able)
     if apart or classes or numbered:
         return able, ()
     raise Unreadable(f"several arrays, {_listed(able)}, and not one alone is named image; name it with --images")
+
+
+def says_many(name: str) -> bool:
+    """Whether an array's name is that of a class or in the plural."""
+    return bool(PLURAL.search(SPLIT.sub("", name))) or names.class_of([name]) is not None
+
+
+def _no_word_twice(arrays: Sequence[Named]) -> bool:
+    """`hot` and `cold` are classes; `x` and `x_noisy` are not."""
+    words = [word for a in arrays for word in set(re.findall(r"[a-z]+", a.last.lower()))]
+    return len(set(words)) == len(words)
 
 
 def named(arrays: Sequence[Named], name: str, option: str) -> Named:
@@ -285,9 +298,9 @@ def _beside(a: Named, one: Named, alone: bool) -> bool:
     return a.group == one.group and splits[0] == splits[1]
 
 
-def _left(arrays: Sequence[Named], used: Sequence[Named]) -> tuple[str, ...]:
-    names = {a.name for a in used}
-    left = [a for a in arrays if a.name not in names]
+def _left(arrays: Sequence[Named], used: Sequence[Named], alone: bool) -> tuple[str, ...]:
+    taken = {a.name for a in used}
+    left = [a for a in arrays if a.name not in taken and (alone or (_beside(a, used[0], alone) and len(a.shape) < 3))]
     return (f"arrays {_listed(left)} left out",) if left else ()
 
 

@@ -20,7 +20,7 @@ from deeplense.data import budget, parts, unpickle
 from deeplense.data.archives import Member, is_archive
 from deeplense.data.arrays import as_found, as_image, read_npy
 from deeplense.data.budget import Unreadable, check_image
-from deeplense.data.columns import PLURAL, Named, found_in, in_memory
+from deeplense.data.columns import Named, found_in, in_memory, says_many
 from deeplense.data.found import Asked, Found
 
 MASKED_NOISE = 1e7  # a pixel of noise.fits above this is masked (SLACS cut-outs write 1e8)
@@ -66,7 +66,7 @@ def unpacked(content: bytes) -> bytes:
 
 
 def _read_npy(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
-    many = bool(PLURAL.search(parts.stem(member.name).rsplit("/", 1)[-1].replace("_", " ")))
+    many = says_many(parts.stem(member.name).rsplit("/", 1)[-1])
     yield from as_found(read_npy(unpacked(member.read())), asked.axes, many)
 
 
@@ -112,7 +112,7 @@ def _of_arrays(arrays: list[tuple[str, NDArray[Any]]], asked: Asked) -> Iterator
         raise Unreadable("it holds no array")
     if len(arrays) == 1 and not asked.images:
         ((name, array),) = arrays
-        yield from as_found(array, asked.axes, bool(PLURAL.search(name)))
+        yield from as_found(array, asked.axes, says_many(name))
         return
     yield from found_in([in_memory(name, array, many=False) for name, array in arrays], asked)
 
