@@ -157,11 +157,15 @@ def _split(
             chosen.setdefault(record.split, []).append(record)
     else:
         for label in sorted({r.label or "" for r in records}):
-            same = [r for r in records if (r.label or "") == label]
+            objects: dict[str, list[Record]] = {}  # the files of one object stay together
+            for record in records:
+                if (record.label or "") == label:
+                    objects.setdefault(record.object, []).append(record)
+            same = list(objects.values())
             order = rng.generator(seed, f"import/split/{label}").permutation(len(same))
             edges = np.rint(np.cumsum([0.0, *shares.values()]) * len(same)).astype(int)
             for name, low, high in zip(shares, edges, edges[1:], strict=False):
-                chosen.setdefault(name, []).extend(same[k] for k in order[low:high])
+                chosen.setdefault(name, []).extend(record for k in order[low:high] for record in same[k])
     return {name: chosen[name] for name in sorted(chosen, key=_rank) if chosen[name]}
 
 

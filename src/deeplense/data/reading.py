@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from deeplense.data import names
+from deeplense.data import names, parts
+from deeplense.data.archives import listing
+from deeplense.data.budget import printable
 from deeplense.data.catalogue import Catalogue
 from deeplense.data.formats import folders, read_images
 from deeplense.data.found import Asked, Foreign, Skipped
@@ -26,12 +28,14 @@ class Record:
     """What is remembered of an image.
 
     Attributes:
+        object: what it is an image of: its id, but of bands that are kept apart.
         at: byte of the scratch file where its pixels (C, H, W) begin.
         label: its class. own: whether that is more than a folder's name.
         split: that its folders name.
     """
 
     id: str
+    object: str
     file: str
     at: int
     shape: tuple[int, int, int]
@@ -83,6 +87,7 @@ def read(source: Path, asked: Asked, classes: dict[str, str] | None, scratch: Bu
         classes: what the user says of folders, which may name splits together with a class.
     """
     found = Reading()
+    objects = _objects(source) if asked.bands == () else {}
     at = 0
     for item in tqdm(read_images(source, asked=asked), unit="file", desc=f"read {source.name}", disable=None):
         if isinstance(item, Skipped):
@@ -94,9 +99,11 @@ def read(source: Path, asked: Asked, classes: dict[str, str] | None, scratch: Bu
         for mark in _marks(item):
             found.count(found.marked, mark, item.id)
         channels, height, width = item.image.shape
+        stem, hash_, row = item.id.partition("#")
         found.records.append(
             Record(
                 item.id,
+                objects.get(stem, stem) + hash_ + row,
                 item.file,
                 at,
                 (channels, height, width),
@@ -112,6 +119,12 @@ def read(source: Path, asked: Asked, classes: dict[str, str] | None, scratch: Bu
         at += scratch.write(item.image.tobytes())
     scratch.flush()
     return found
+
+
+def _objects(source: Path) -> dict[str, str]:
+    """Id of an image -> id of the object of which it would be a band."""
+    object_of = parts.plan(listing(source)).object_of
+    return {printable(parts.stem(name)): id for name, id in object_of.items()}
 
 
 def _marks(item: Foreign) -> list[str]:
