@@ -21,7 +21,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from deeplense.data.formats import read_images
-from deeplense.data.found import Skipped
+from deeplense.data.found import Asked, Foreign, Skipped
 
 
 def noise(*shape: int, seed: int = 0) -> Any:
@@ -288,3 +288,22 @@ def test_a_pickle_of_arrays_runs_nothing(tmp_path: Path) -> None:
     assert isinstance(found, Skipped)
     assert "would run code" in found.reason
     assert not flag.exists()
+
+
+def test_a_parquet_of_runs_is_measured_by_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deeplense.data import budget
+
+    (tmp_path / "set").mkdir()
+    parquet.write_table(pa.table({"image": [[0.0] * 400] * 4000}), tmp_path / "set" / "runs.parquet")
+    assert (tmp_path / "set" / "runs.parquet").stat().st_size < 2**17
+    monkeypatch.setattr(budget, "MOST_BYTES", 2**20)
+    (found,) = read_images(tmp_path / "set")
+    assert isinstance(found, Skipped)
+    assert "unpacks to more than" in found.reason
+
+
+def test_classes_that_disagree_are_no_matter_of_a_prediction(tmp_path: Path) -> None:
+    packed(tmp_path / "d.h5", {"images": noise(6, 20, 20), "label": np.arange(6) % 3, "class": np.arange(6) % 2})
+    assert "disagree" in refused(tmp_path / "d.h5", tmp_path / "out")
+    found = list(read_images(tmp_path / "d.h5", asked=Asked(label=None)))
+    assert [one.label for one in found if isinstance(one, Foreign)] == [None] * 6

@@ -23,8 +23,8 @@ FEWEST = 5  # pixels of a side
 EVIDENT = 4  # more channels than these may be images as well
 
 
-def read_npy(content: bytes) -> NDArray[Any]:
-    """The array in an `.npy` file, numeric or of objects.
+def read_npy(content: bytes, kinds: str = "biuf") -> NDArray[Any]:
+    """The array in an `.npy` file, of one of these kinds of numbers or text, or of objects.
 
     Raises:
         Unreadable: damaged, truncated, not numbers, or a pickle that would run code.
@@ -42,7 +42,7 @@ def read_npy(content: bytes) -> NDArray[Any]:
             return unpickle.load_array(content, start)
         except unpickle.Refused as error:
             raise Unreadable(str(error)) from error
-    if dtype.kind not in "biuf":
+    if dtype.kind not in kinds:
         raise Unreadable("not numbers")
     # before anything is allocated: the header may promise what the file does not have
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > len(content) - start:

@@ -205,7 +205,7 @@ class Columns:
         self._labels: Sequence[str | None] | None = None
         if asked.label:
             self._take_label([named(arrays if alone else same, asked.label, "--label")], n, "")
-        else:
+        elif asked.label is not None:
             likely = [a for a in same if LABEL.fullmatch(SPLIT.sub("", a.last)) and len(a.shape) <= 2]
             likely = [a for a in likely if classes_of(a.whole()) is not None]
             self._take_label(likely, n, " (guessed; --label names another)")

@@ -72,13 +72,13 @@ class Asked:
 
     Attributes:
         images: names of the arrays that hold images, in files of named arrays.
-        label: name of the array that holds the classes.
+        label: name of the array that holds the classes; None: they are not wanted.
         bands: names of the bands, in the order that is wanted; empty: nothing is joined; None: found from the names.
         axes: what the axes of an array mean, one of `AXES`.
     """
 
     images: tuple[str, ...] = ()
-    label: str = ""
+    label: str | None = ""
     bands: tuple[str, ...] | None = None
     axes: str = ""
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyarrow import parquet, types
+from pyarrow import Table, parquet, types
 
 from deeplense.data import budget
 from deeplense.data.arrays import FEWEST, read_npy
 from deeplense.data.budget import Unreadable, check_image, printable
 from deeplense.data.columns import Named, in_memory
 
+TOGETHER = 256  # rows that are read at once
 DEEPEST = 3  # lists in each other: (C, H, W)
 NPY = b"\x93NUMPY"
 
@@ -27,12 +28,19 @@ def columns(content: bytes) -> list[Named]:
         Unreadable: it unpacks to more than the budget.
     """
     file = parquet.ParquetFile(io.BytesIO(content))
-    whole = sum(file.metadata.row_group(k).total_byte_size for k in range(file.metadata.num_row_groups))
-    if not budget.unpacks(whole, len(content)):
-        raise Unreadable(f"unpacks to {whole >> 20} MiB, more than {budget.RATIO} times its size")
-    table = file.read()
-    if table.nbytes > max(budget.MOST_BYTES, budget.RATIO * len(content)):
-        raise Unreadable(f"unpacks to {table.nbytes >> 20} MiB, more than {budget.RATIO} times its size")
+    most = max(budget.MOST_BYTES, budget.RATIO * len(content))
+    groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
+    # runs of one value are stored as their number: the values count, not the bytes
+    values = sum(g.column(k).num_values for g in groups for k in range(g.num_columns))
+    if max(8 * values, sum(g.total_byte_size for g in groups)) > most:
+        raise Unreadable(f"unpacks to more than {most >> 20} MiB, {budget.RATIO} times its size")
+    batches, held = [], 0
+    for batch in file.iter_batches(TOGETHER):
+        batches.append(batch)
+        held += batch.nbytes
+        if held > most:
+            raise Unreadable(f"unpacks to more than {most >> 20} MiB, {budget.RATIO} times its size")
+    table = Table.from_batches(batches, file.schema_arrow)
     names = _class_names(file.schema_arrow.metadata or {})
     found = []
     for field in table.schema:

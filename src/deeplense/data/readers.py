@@ -85,17 +85,7 @@ def _read_npz(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
         for entry in entries:
             with archive.open(entry) as file:  # no more than it declares, or its checksum is wrong
                 arrays.append((entry.filename.removesuffix(".npy"), file.read(entry.file_size + 1)))
-    yield from _of_arrays([(name, _of_npy(array)) for name, array in arrays], asked)
-
-
-def _of_npy(content: bytes) -> NDArray[Any]:
-    """Numbers, or text as it is stored."""
-    try:
-        return read_npy(content)
-    except Unreadable as error:
-        if str(error) != "not numbers":
-            raise
-        return np.load(io.BytesIO(content), allow_pickle=False)  # type: ignore[no-any-return]
+    yield from _of_arrays([(name, read_npy(array, "biufSU")) for name, array in arrays], asked)
 
 
 def _read_pickle(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:

@@ -132,7 +132,7 @@ def _label(told: dict[str, str], asked: Asked) -> tuple[str | None, tuple[str, .
         if asked.label not in told:
             raise UserError(f"--label '{asked.label}': no attribute of this name (known: {', '.join(told) or 'none'})")
         likely = [asked.label]
-    if not likely:
+    if not likely or asked.label is None:
         return None, ()
     key = likely[0]
     value = told[key].strip().lower()

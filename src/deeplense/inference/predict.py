@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import sys
@@ -68,7 +69,7 @@ def predict(
     for source in inputs:
         if not Path(source).exists():
             raise UserError(f"{source}: no such file or folder")
-    said = asked(images, bands=bands, axes=axes)
+    said = dataclasses.replace(asked(images, bands=bands, axes=axes), label=None)
     one = _open(Path(bundle), device)
     skipped: dict[str, list[str]] = defaultdict(list)
     rows = _Rows(one)
