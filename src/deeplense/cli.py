@@ -55,6 +55,12 @@ VERBS = {
         ("source",),
         allow=False,
     ),
+    "export-dataset": Verb(
+        "deeplense.data.exporting:export_dataset",
+        "deeplense export-dataset runs/data --out runs/fits --layout fits",
+        ("dataset",),
+        allow=False,
+    ),
     "info": Verb("deeplense.evaluation.info:info", "deeplense info runs/data --verify", ("source",)),
     "show": Verb(
         "deeplense.evaluation.show:show",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import wild
 
-from deeplense.data import importing, store
+from deeplense.data import importing, place, store
 from deeplense.data.formats import Foreign, read_images
 from deeplense.data.importing import import_dataset
 from deeplense.data.schema import Manifest
@@ -352,7 +352,7 @@ def test_leftovers_of_a_killed_import_are_swept_by_the_next(tmp_path: Path) -> N
     (left,) = tmp_path.glob(".out.*.tmp")
     other = tmp_path / ".out.1-2.tmp"  # of one that still runs
     other.mkdir()
-    with importing._locked(other):
+    with place.locked(other):
         import_dataset(source, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.1-2.tmp", "out", "set"]
     assert not left.exists()

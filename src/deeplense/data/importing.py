@@ -6,15 +6,10 @@ order follow from ids and seed alone: a folder, its zip and its tar give the sam
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import math
-import os
-import secrets
-import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from io import BufferedRandom
 from pathlib import Path
@@ -25,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deeplense import rng
-from deeplense.data import fitting, names, reading, schema, shards, store
+from deeplense.data import fitting, names, place, reading, schema, shards, store
 from deeplense.data import found as found_
 from deeplense.data.budget import printable
 from deeplense.data.catalogue import Catalogue, beside, match
@@ -100,12 +95,12 @@ def import_dataset(
     listed = None if targets is None else [name.strip() for name in targets.split(",")]
     if labels is None and (id or class_ or targets):
         raise UserError("--id, --class and --targets name columns of a table; give it with --labels")
-    _check_free(out)
+    place.check_free(out)
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
     if (source / schema.MANIFEST).is_file():
         raise UserError(f"{source}: is a dataset already; use it as it is")
-    with _folder(out) as folder, _scratch(folder) as scratch:
+    with place.folder(out) as folder, _scratch(folder) as scratch:
         found = reading.read(source, asked, table, scratch)
         if not found.records:
             raise UserError(f"{source}: no image could be read ({_why(found)}); see the forms in docs/importing.md")
@@ -253,59 +248,6 @@ def _short(id: str) -> str:
         return id
     head = f"{crc32(id.encode()):08x}~"
     return head + id.encode()[-(shards.ID_LENGTH - len(head)) :].decode(errors="ignore")
-
-
-def _check_free(out: Path) -> None:
-    if (out / schema.MANIFEST).exists():
-        raise UserError(f"{out}: already exists; choose another --out")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out}: is not an empty folder; choose another --out")
-
-
-@contextlib.contextmanager
-def _folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out` that becomes `out` only if nothing was raised."""
-    place = out.absolute()
-    folder = place.with_name(f".{place.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        _sweep(place)
-        folder.mkdir(parents=True)
-        with contextlib.ExitStack() as held:
-            with contextlib.suppress(OSError):  # without locks, nobody sweeps
-                held.enter_context(_locked(folder))
-            yield folder
-        if out.exists():
-            out.rmdir()
-        os.replace(folder, out)
-        schema.flush(place.parent)
-    except OSError as error:
-        raise UserError(f"{out}: cannot write ({error.strerror or error}); free some space and run again") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sweep(out: Path) -> None:
-    """Remove what imports into the same place had begun when they were killed."""
-    begun = [p for p in out.parent.iterdir() if p.name.startswith(f".{out.name}.")] if out.parent.is_dir() else []
-    for stale in begun:
-        if stale.name.endswith(".tmp") and stale.is_dir():
-            with contextlib.suppress(OSError), _locked(stale):
-                shutil.rmtree(stale)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder; the lock ends with the process, however it ends.
-
-    Raises:
-        OSError: another process holds it, or its file system knows no locks.
-    """
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(opened)
 
 
 def _scratch(folder: Path) -> BufferedRandom:
