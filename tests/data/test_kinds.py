@@ -307,3 +307,10 @@ def test_classes_that_disagree_are_no_matter_of_a_prediction(tmp_path: Path) -> 
     assert "disagree" in refused(tmp_path / "d.h5", tmp_path / "out")
     found = list(read_images(tmp_path / "d.h5", asked=Asked(label=None)))
     assert [one.label for one in found if isinstance(one, Foreign)] == [None] * 6
+
+
+def test_a_numbered_array_an_image_in_groups_of_classes(tmp_path: Path) -> None:
+    packed(tmp_path / "d.h5", {f"{c}/{k}": noise(20, 20, seed=k) for c in ("cdm", "axion") for k in range(3)})
+    got = Imported(tmp_path / "d.h5", tmp_path / "out")
+    assert got.label == {f"d/{c}/{k}": c for c in ("cdm", "axion") for k in range(3)}
+    np.testing.assert_array_equal(got.image["d/axion/2"][0], noise(20, 20, seed=2))

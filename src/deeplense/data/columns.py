@@ -159,7 +159,7 @@ def _images(arrays: Sequence[Named], asked: Asked) -> tuple[list[Named], tuple[s
     apart = len({a.group for a in able}) == len(able) or all(SPLIT.search(a.name) for a in able)
     known = any(names.class_of([a.last]) is not None for a in able)
     classes = len({a.shape[1:] for a in able}) == 1 and (known or (_no_word_twice(able) and not able[0].many))
-    numbered = len({re.sub(r"\d+", "", a.name) for a in able}) == 1 and all(len(a.shape) == 2 for a in able)
+    numbered = len({re.sub(r"\d+", "", a.last) for a in able}) == 1 and all(len(a.shape) == 2 for a in able)
     if apart or classes or numbered:
         return able, ()
     raise Unreadable(f"several arrays, {_listed(able)}, and not one alone is named image; name it with --images")
