@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from deeplense.inference.adapt import adapt
 from scipy import stats
 from torch import Tensor
 from torch.nn import functional
@@ -25,7 +26,6 @@ from deeplense import bundle as bundles
 from deeplense import config
 from deeplense.data.schema import ImageInfo
 from deeplense.data.store import Dataset
-from deeplense.inference.adapt import adapt
 
 RECIPES = ("quickstart", "realistic/euclid", "realistic/hst")
 MOST = 1000  # images of a kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import keyword
 import os
 import re
 import sys
@@ -52,6 +53,12 @@ VERBS = {
         "deeplense.data.importing:import_dataset",
         "deeplense import lenses.zip --out runs/lenses --splits train=0.8,test=0.2",
         ("source",),
+        allow=False,
+    ),
+    "export-dataset": Verb(
+        "deeplense.data.exporting:export_dataset",
+        "deeplense export-dataset runs/data --out runs/fits --layout fits",
+        ("dataset",),
         allow=False,
     ),
     "info": Verb("deeplense.evaluation.info:info", "deeplense info runs/data --verify", ("source",)),
@@ -175,12 +182,16 @@ class _Parser(ArgumentParser):
     """Options are written with dashes, arguments of functions with underscores."""
 
     def format_help(self, *arguments: Any) -> str:
-        return re.sub(r"--\w+", lambda match: match[0].replace("_", "-"), super().format_help(*arguments))
+        return re.sub(r"--\w+", lambda match: match[0].rstrip("_").replace("_", "-"), super().format_help(*arguments))
 
 
 def _underscored(word: str) -> str:
     name, equals, value = word.partition("=")
-    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") and len(name) > 2 else word
+    if not name.startswith("--") or len(name) == 2:
+        return word
+    bare = name[2:].replace("-", "_")
+    # an argument of a function cannot be called `class`
+    return f"--{bare}{'_' * keyword.iskeyword(bare)}{equals}{value}"
 
 
 def _ordered(words: list[str], flags: list[str], overrides: bool) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import wild
 
-from deeplense.data import importing, store
+from deeplense.data import importing, place, store
 from deeplense.data.formats import Foreign, read_images
 from deeplense.data.importing import import_dataset
 from deeplense.data.schema import Manifest
@@ -149,16 +149,48 @@ def test_labels_inside_the_files(tmp_path: Path) -> None:
     assert counts(out) == {"train": {"cdm": 5, "no_sub": 5}}
 
 
-def test_no_known_class(tmp_path: Path) -> None:
+def test_images_of_several_sizes_are_cropped_to_one_unless_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = wild.super_resolution(tmp_path / "set")
-    fails(r"several sizes, 1x150x150 \(3 images\), 1x75x75 \(3 images\)", source, tmp_path / "out", classes="none")
-    fails(r"no known class for the folders HR \(3 images\).*--classes", source / "HR", tmp_path / "out")
-    out = import_dataset(source / "HR", tmp_path / "out", classes="none", splits="train=1")
+    fails(
+        r"several sizes, 75x75 \(3 images\), 150x150 \(3 images\)|several sizes, 150x150 \(3 images\), 75x75",
+        source,
+        tmp_path / "out",
+        classes="none",
+        size="refuse",
+    )
+    out = import_dataset(source, tmp_path / "out", classes="none", splits="train=1")
+    assert "3 images cropped or padded to 75x75 pixels, from" in capsys.readouterr().out
+    split = Dataset(out).split("train")
+    for k, id in enumerate(split.ids):
+        whole = np.load(source / f"{id}.npy")
+        edge = (whole.shape[-1] - 75) // 2
+        np.testing.assert_array_equal(
+            split.images(np.array([k]))[0].numpy(), whole[:, edge : edge + 75, edge : edge + 75].astype(np.float32)
+        )
+    out = import_dataset(source, tmp_path / "wide", classes="none", size="80x100")
+    assert (Dataset(out).manifest.image.height, Dataset(out).manifest.image.width) == (80, 100)
+
+
+def test_images_that_no_name_classifies_are_imported_without_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = wild.super_resolution(tmp_path / "set") / "HR"
+    out = import_dataset(source, tmp_path / "out", splits="train=1")
     assert counts(out) == {"train": {"none": 3}}
+    assert "no name tells a class (e.g. sample_0); --classes" in capsys.readouterr().out
+
+
+def test_an_unknown_folder_is_a_class_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mixed = wild.model_4_circulating(tmp_path / "mixed")
     wild.write(mixed / "wdm" / "0.npy", wild.lens(64))
-    fails(r"no known class for the folders wdm \(1 images\)", mixed, tmp_path / "never")
     fails(r"no image of --classes hot \(folders with images: .*wdm", mixed, tmp_path / "never", classes="cdm,hot")
+    out = import_dataset(mixed, tmp_path / "out", splits="train=1")
+    assert counts(out) == {"train": {"axion": 3, "cdm": 3, "no_sub": 3, "wdm": 1}}
+    said = "unknown names taken as classes of their own: wdm (--classes a=b renames them)"
+    assert said in capsys.readouterr().out
+    assert said in Dataset(out).manifest.notes
 
 
 def test_a_set_of_one_class_is_named_by_its_own_folder(tmp_path: Path) -> None:
@@ -320,7 +352,7 @@ def test_leftovers_of_a_killed_import_are_swept_by_the_next(tmp_path: Path) -> N
     (left,) = tmp_path.glob(".out.*.tmp")
     other = tmp_path / ".out.1-2.tmp"  # of one that still runs
     other.mkdir()
-    with importing._locked(other):
+    with place.locked(other):
         import_dataset(source, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.1-2.tmp", "out", "set"]
     assert not left.exists()

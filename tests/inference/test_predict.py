@@ -20,11 +20,11 @@ from astropy.table import Table
 
 from deeplense.bundle import Bundle, Prediction, load
 from deeplense.data import formats
+from deeplense.data.adapt import adapt
 from deeplense.data.formats import Foreign, read_images
 from deeplense.data.store import Dataset
 from deeplense.errors import UserError
 from deeplense.inference import predict as predicting
-from deeplense.inference.adapt import adapt
 from deeplense.inference.export import export
 from deeplense.inference.predict import UNFAMILIAR, predict
 from deeplense.training.fit import train
@@ -360,3 +360,37 @@ def test_one_split_of_a_dataset(bundle: Path, tiny_dataset: Path, tmp_path: Path
     assert list(Table.read(out)["id"]) == [f"test/{k}" for k in range(32)]
     with pytest.raises(UserError, match="no split 'tset'"):
         predict(bundle, [tiny_dataset], tmp_path / "u.csv", split="tset")
+
+
+def test_bands_in_extensions_and_files_are_taken_as_the_bundle_names_them(
+    make_dataset: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    colour = make_dataset(tmp_path / "colour", channels=3)
+    three = train({"training": {"epochs": 1, "batch_size": 32}}, colour, tmp_path / "run", device="cpu")
+    one = load(three, "cpu")
+    one.image.bands = ["g", "r", "i"]
+    planes = {band: wild.lens(16, k).astype(np.float32) for k, band in enumerate("igzr")}
+    hdus = [fits.ImageHDU(pixels, name=band) for band, pixels in planes.items()]
+    weight = fits.ImageHDU(wild.lens(16, 9).astype(np.float32), name="WHT")
+    fits.HDUList([fits.PrimaryHDU(), weight, *hdus]).writeto(tmp_path / "extensions.fits")
+    for band, pixels in planes.items():
+        wild.write(tmp_path / "files" / f"obj_{band}.npy", pixels)
+    wild.write(tmp_path / "expected.npy", np.stack([planes[band] for band in "gri"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predicting, "_open", lambda path, device: one)
+        rows = table(
+            three, tmp_path / "expected.npy", tmp_path / "extensions.fits", tmp_path / "files", out=tmp_path / "t.csv"
+        )
+        assert [row["id"] for row in rows] == ["expected", "extensions", "obj"]
+        for row in rows[1:]:
+            assert numbers([row], *(f"p_{c}" for c in CLASSES)) == pytest.approx(
+                numbers(rows[:1], *(f"p_{c}" for c in CLASSES)), abs=1e-6
+            )
+            assert "bands z left out" in row["warning"].lower().lower()
+        said = capsys.readouterr().out
+        assert "1 x extensions WHT left out (e.g. " in said
+        assert "1 x files of bands g, r, i, z joined" in said
+    with pytest.raises(UserError, match=r"bands g, r, i, z, the bundle takes 3; --bands names those to take"):
+        predict(three, [tmp_path / "files"], tmp_path / "u.csv", device="cpu")
+    out = predict(three, [tmp_path / "files"], tmp_path / "u.csv", device="cpu", bands="g,r,i")
+    assert len(Table.read(out)) == 1

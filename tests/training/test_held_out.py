@@ -12,9 +12,9 @@ from scipy import stats
 from torch import Tensor
 
 from deeplense.bundle import Bundle, load
+from deeplense.data.adapt import adapt
 from deeplense.data.generate import simulate
 from deeplense.data.store import Dataset
-from deeplense.inference.adapt import adapt
 from deeplense.models.out_of_distribution import FALSE_ALARMS, OutOfDistribution
 from deeplense.models.pixel_statistics import PixelStatistics
 from deeplense.training import keep, module

@@ -13,7 +13,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -77,22 +77,53 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith((".zip", *TARS))
 
 
-def members(source: Path) -> Iterator[Member]:
+def listing(source: Path) -> list[str]:
+    """Names of all files under `source`, as `members` has them.
+
+    Raises:
+        UserError: no such file, or a damaged archive.
+    """
+    if source.exists() and not source.is_dir() and is_archive(source.name) and not _is_zip(source):
+        return list(_tar_names(source))
+    return [member.name for member in members(source)]
+
+
+def members(source: Path, together: Mapping[str, str] | None = None) -> Iterator[Member]:
     """Every file under `source`: a folder (sorted), a zip, a tar, or a single file.
+
+    Args:
+        together: name of a file -> id of its object; the files of an object come together, but in a tar.
 
     Raises:
         UserError: no such file, or a damaged archive.
     """
     if source.is_dir():
-        yield from _folder(source)
+        if not together:
+            yield from _folder(source)
+            return
+        found = {member.name: member for member in _folder(source)}
+        yield from (found[name] for name in _together(found, together))
     elif not source.exists():
         raise UserError(f"{source}: no such file or folder")
-    elif source.name.lower().endswith(".zip"):
-        yield from _zip(source)
+    elif _is_zip(source):
+        yield from _zip(source, together or {})
     elif is_archive(source.name):
         yield from _tar(source)
     else:
         yield _on_disk(source.parent, source.name, str(source))
+
+
+def _together(names: Iterable[str], object_of: Mapping[str, str]) -> list[str]:
+    """The files of an object follow its first."""
+    first: dict[str, int] = {}
+    listed = list(names)
+    for k, name in enumerate(listed):
+        first.setdefault(object_of.get(name, name), k)
+    return sorted(listed, key=lambda name: first[object_of.get(name, name)]) if object_of else listed
+
+
+def _is_zip(source: Path) -> bool:
+    return source.name.lower().endswith(".zip")
 
 
 def _folder(source: Path) -> Iterator[Member]:
@@ -129,7 +160,7 @@ def _on_disk(folder: Path, name: str, file: str) -> Member:
     return Member(name, printable(file), fetch, "" if path.is_file() else "a dead link or no regular file", path)
 
 
-def _zip(source: Path) -> Iterator[Member]:
+def _zip(source: Path, together: Mapping[str, str]) -> Iterator[Member]:
     try:
         archive = zipfile.ZipFile(source)
     except (*DAMAGED, ValueError) as error:  # a ValueError of a name that is not in its own encoding
@@ -153,7 +184,8 @@ def _zip(source: Path) -> Iterator[Member]:
                 raise Unreadable("damaged in the archive") from error
             return content
 
-        for name, entry in entries.items():
+        for name in _together(entries, together):
+            entry = entries[name]
             refused = _leaves(name) or ("encrypted" if entry.flag_bits & 1 else "")
             yield Member(name, printable(f"{source}/{name}"), fetch, refused)
 
@@ -201,6 +233,14 @@ def _tar(source: Path) -> Iterator[Member]:
                 raise tarfile.ReadError("it ends too early")
     except DAMAGED as error:
         raise damaged(error) from error
+
+
+def _tar_names(source: Path) -> Iterator[str]:
+    try:
+        with _Stream(source) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+            yield from (_name(entry.name) for entry in archive if not entry.isdir())
+    except DAMAGED as error:
+        raise UserError(f"{source}: not a readable tar ({_line(error)}); download it again") from error
 
 
 class _Stream(io.RawIOBase):

@@ -1,108 +1,61 @@
-"""Images in every form in the wild, streamed from a file, folder, zip, tar or dataset, one in memory at a time.
+"""Images in every form in the wild, streamed from a file, folder, zip, tar or dataset, few in memory at a time.
 
-Nothing that is read is ever executed, and a bad file costs a `Skipped`, not the others. To add a format: a function
-from a `Member` to `Found` images, and its extension in `READERS`. A reader imports what it reads with, because the
-libraries of all formats together take longer to start than most predictions do.
+Nothing that is read is ever executed, and a bad file costs a `Skipped`, not the others. The formats of files are in
+`readers`, what belongs together in `parts`.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from deeplense.data import names, schema
-from deeplense.data.archives import Member, is_archive, members
-from deeplense.data.arrays import MOST_CHANNELS, Form, as_form, as_image, read_npy
-from deeplense.data.budget import Unreadable, check_image, printable
+from deeplense.data import names, parts, readers, schema, sidecars
+from deeplense.data.archives import Member, listing, members
+from deeplense.data.budget import Unreadable, printable
+from deeplense.data.found import Asked, Foreign, Found, Skipped
+from deeplense.data.joining import Joiner
 from deeplense.errors import UserError
 
-if TYPE_CHECKING:
-    import h5py
+__all__ = ["Foreign", "Skipped", "folders", "read_images"]
 
-MASKED_NOISE = 1e7  # a pixel of noise.fits above this is masked (SLACS cut-outs write 1e8)
-NOT_SCIENCE = ("noise", "psf", "mask", "weight")
 TOGETHER = 2**22  # pixels of a dataset that are read at once
-MOST_SCANS = 100  # of a JPEG; each costs as much as the whole image
+GUESS = Asked()
 
 
-@dataclass
-class Foreign:
-    """One image.
-
-    Attributes:
-        id: path relative to the source without extension, `#row` added in files of many images; unique.
-        file: where it came from.
-        image: (C, H, W) float32, NaN where a pixel is not finite.
-        label: the class that its folders (or the file itself) name, None when unknown.
-        params: what the file says, e.g. log10_m_axion.
-        pixel_scale: arcsec, None when unknown.
-        nan_share: share of the pixels that are NaN.
-    """
-
-    id: str
-    file: str
-    image: NDArray[np.float32]
-    label: str | None = None
-    params: dict[str, float] = field(default_factory=dict)
-    pixel_scale: float | None = None
-    nan_share: float = 0.0
-
-
-@dataclass
-class Skipped:
-    """A file that gives no image, and why."""
-
-    file: str
-    reason: str
-
-
-class Found(NamedTuple):
-    """An image as a reader gives it; `row` tells the images of one file apart."""
-
-    form: Form
-    row: str = ""
-    pixel_scale: float | None = None
-
-
-Reader = Callable[[Member], Iterator[Found | Skipped]]
-
-
-def read_images(source: str | Path, split: str | None = None) -> Iterator[Foreign | Skipped]:
-    """Every image under `source`, and every file that gives none.
+def read_images(source: str | Path, split: str | None = None, asked: Asked = GUESS) -> Iterator[Foreign | Skipped]:
+    """Every object under `source`, and every file that gives none.
 
     Args:
-        source: a file (.npy, .jpg, .png, .fits, .h5), a folder, zip or tar of them, or a dataset.
+        source: a file of any format in `readers.READERS`, a folder, zip or tar of them, or a dataset.
         split: the one of a dataset; all of them when not given.
+        asked: what the user says of the files.
 
     Raises:
-        UserError: no such file, or a damaged archive or dataset.
+        UserError: no such file, a damaged archive or dataset, or something that is asked for and not there.
     """
     source = Path(source)
     if (source / schema.MANIFEST).is_file():
         yield from _read_dataset(source, split)
         return
+    plan = parts.plan(listing(source), asked.bands)
+    joiner = Joiner(plan)
     seen: set[str] = set()
-    for member in members(source):
-        try:
-            read = _reader(member.name)
-            stem = _unique(printable(member.name), seen)
-            for found in read(member):
-                yield found if isinstance(found, Skipped) else _foreign(source, stem, member, found)
-        except Unreadable as error:
-            yield Skipped(member.file, str(error))
-        except UserError:
-            raise
-        except MemoryError:
-            yield Skipped(member.file, "takes more memory than there is")
-        except Exception:  # decoders fail in any way on damaged files
-            yield Skipped(member.file, f"damaged: not readable as {PurePosixPath(member.name).suffix.lower()}")
+    for member in members(source, plan.object_of):
+        if member.name in plan.object_of:
+            for one in joiner.add(member.name, member.file, list(_read(member, asked, plan))):
+                yield one if isinstance(one, Skipped) else _foreign(source, _unique_id(one[0], seen), *one[1:])
+            continue
+        stem = ""
+        for found in _read(member, asked, plan):
+            if isinstance(found, Found):
+                stem = stem or _unique(printable(member.name), seen)
+                yield _foreign(source, stem, member.file, found)
+            else:
+                yield Skipped(member.file, str(found))
+    yield from joiner.incomplete()
 
 
 def folders(source: Path, id: str) -> list[str]:
@@ -110,15 +63,45 @@ def folders(source: Path, id: str) -> list[str]:
     return [printable(source.name).split(".")[0], *id.replace("#", "/").split("/")[:-1]]
 
 
-def _foreign(source: Path, stem: str, member: Member, found: Found) -> Foreign:
-    id, form = stem + found.row, found.form
-    label = names.class_of(folders(source, id)) or form.label
-    params = {} if form.log_mass is None else {"log10_m_axion": form.log_mass}
-    return Foreign(id, member.file, form.image, label, params, found.pixel_scale, _nan_share(form.image))
+def _read(member: Member, asked: Asked, plan: parts.Plan) -> Iterator[Found | Unreadable]:
+    """What a file holds, and why it does not."""
+    try:
+        if member.name in plan.aside:
+            raise Unreadable("not a science image")
+        if member.name in plan.left:
+            raise Unreadable("a band that --bands does not name")
+        if member.name in plan.object_of and member.name.lower().endswith(parts.SIDECARS):
+            yield sidecars.read(member)
+        else:
+            yield from readers.reader(member.name)(member, asked)
+    except Unreadable as error:
+        yield error
+    except UserError:
+        raise
+    except MemoryError:
+        yield Unreadable("takes more memory than there is")
+    except Exception:  # decoders fail in any way on damaged files
+        yield Unreadable(f"damaged: not readable as {PurePosixPath(member.name).suffix.lower()}")
 
 
-def _nan_share(image: NDArray[np.float32]) -> float:
-    return float(np.isnan(image).mean())
+def _foreign(source: Path, stem: str, file: str, found: Found) -> Foreign:
+    id = stem + found.row
+    known = names.class_of(folders(source, id))
+    # a flat image's last value is a weaker hint than its folder
+    label = known or found.label if found.row == "" and found.weak else found.label or known
+    return Foreign(
+        id,
+        file,
+        found.image,
+        label,
+        dict(found.params),
+        found.pixel_scale,
+        float(np.isnan(found.image).mean()),
+        found.bands,
+        found.unit,
+        found.notes,
+        own=found.label is not None and label == found.label,
+    )
 
 
 def _read_dataset(folder: Path, only: str | None) -> Iterator[Foreign]:
@@ -148,110 +131,17 @@ def _read_dataset(folder: Path, only: str | None) -> Iterator[Foreign]:
                     yield Foreign(id, file, one, classes[label], params, image.pixel_scale, nan_share)
 
 
-def _reader(name: str) -> Reader:
-    path = PurePosixPath(name)
-    if any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts):
-        raise Unreadable("hidden file")
-    if is_archive(name):
-        raise Unreadable("an archive inside the source; read it by itself")
-    if path.suffix.lower() not in READERS:
-        raise Unreadable("not an image format")
-    return READERS[path.suffix.lower()]
+def _unique_id(id: str, seen: set[str]) -> str:
+    """The id, unless another object has it already."""
+    name, k = id, 1
+    while name in seen:
+        k += 1
+        name = f"{id}-{k}"
+    seen.add(name)
+    return name
 
 
 def _unique(name: str, seen: set[str]) -> str:
     """The name without extension, unless another file has it already."""
-    id = name[: -len(PurePosixPath(name).suffix)]
-    if id in seen:
-        id = name
-    k = 1
-    while id in seen:
-        k += 1
-        id = f"{name}-{k}"
-    seen.add(id)
-    return id
-
-
-def _read_npy(member: Member) -> Iterator[Found | Skipped]:
-    yield Found(as_form(read_npy(member.read())))
-
-
-def _read_picture(member: Member) -> Iterator[Found | Skipped]:
-    from PIL import Image
-
-    content = member.read()
-    with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture:
-        check_image((*picture.size, len(picture.getbands())))
-        if picture.format == "JPEG" and content.count(b"\xff\xda") > MOST_SCANS:
-            raise Unreadable(f"a JPEG of more than {MOST_SCANS} scans")
-        grey = picture.mode in ("1", "L", "LA") or picture.mode.startswith(("I", "F"))
-        # 16 bits stay 16 bits
-        pixels = np.asarray(picture if picture.mode.startswith(("I", "F")) else picture.convert("L" if grey else "RGB"))
-    if not grey and (pixels == pixels[..., :1]).all():
-        pixels = pixels[..., 0]
-    yield Found(Form(as_image(pixels)))
-
-
-def _read_fits(member: Member) -> Iterator[Found | Skipped]:
-    from deeplense.data.cutouts import fits_image
-
-    if PurePosixPath(member.name).name.lower().startswith(NOT_SCIENCE):
-        raise Unreadable("not a science image")
-    pixels, scale = fits_image(member.read())
-    noise = member.sibling("noise.fits")
-    if noise is not None:
-        level, _ = fits_image(noise)
-        if level.shape != pixels.shape:
-            raise Unreadable("noise.fits beside it has another shape")
-        pixels = np.where(level >= MASKED_NOISE, np.nan, pixels)
-    yield Found(Form(as_image(pixels)), pixel_scale=scale)
-
-
-def _read_hdf5(member: Member) -> Iterator[Found | Skipped]:
-    """Rows of the one dataset that holds images, a few at a time."""
-    import h5py
-
-    from deeplense.data import hdf5
-
-    opened = member.open()
-    size = opened.stat().st_size if isinstance(opened, Path) else len(opened.getbuffer())
-    with h5py.File(opened, "r") as file:
-        data = _image_data(file)
-        hdf5.check_cost(data, size)
-        if data.ndim == 2 or (data.ndim == 3 and data.shape[2] <= MOST_CHANNELS):
-            check_image(data.shape)
-            yield Found(Form(as_image(data[()])))
-            return
-        check_image(data.shape[1:])
-        for start, values in hdf5.rows(data):
-            for k, row in enumerate(values, start):
-                try:
-                    yield Found(Form(as_image(row)), row=f"#{k}")
-                except Unreadable as error:
-                    yield Skipped(f"{member.file}#{k}", str(error))
-
-
-def _image_data(file: h5py.File) -> h5py.Dataset:
-    """The dataset that holds images: by its name, or the only one of two to four dimensions."""
-    from deeplense.data import hdf5
-
-    candidates = dict(hdf5.arrays(file))
-    named = {k: v for k, v in candidates.items() if "image" in k.rsplit("/")[-1].lower()}
-    candidates = named if len(named) == 1 else candidates
-    if not candidates:
-        raise Unreadable("no array of images in the HDF5 file")
-    if len(candidates) > 1:
-        raise Unreadable("several arrays in the HDF5 file, and not one alone is named image")
-    (data,) = candidates.values()
-    return data
-
-
-READERS: dict[str, Reader] = {
-    ".npy": _read_npy,
-    ".jpg": _read_picture,
-    ".jpeg": _read_picture,
-    ".png": _read_picture,
-    ".fits": _read_fits,
-    ".h5": _read_hdf5,
-    ".hdf5": _read_hdf5,
-}
+    id = parts.stem(name)
+    return _unique_id(id if id not in seen else name, seen)

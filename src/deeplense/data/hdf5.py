@@ -5,19 +5,23 @@ HDF5 follows links into other files, maps other files as data, and unpacks whate
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import h5py
+import numpy as np
 from numpy.typing import NDArray
 
-from deeplense.data.budget import RATIO, Unreadable, unpacks
+from deeplense.data.budget import MOST_BYTES, RATIO, Unreadable, unpacks
+from deeplense.data.columns import Named
 
 BLOCK = 2**24  # values read at once
 MOST_CHUNK = 2**27  # bytes; HDF5 takes up to three times as much to unpack one
 MOST_OBJECTS = 10_000
+MOST_ATTRIBUTES = 200
 DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
 PACKS = {DEFLATE: 1032, LZF: 88, SHUFFLE: 1, FLETCHER32: 1}  # filters: unpacked over packed, at most
 
@@ -37,8 +41,11 @@ def inside(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
     return found if isinstance(found, h5py.Group | h5py.Dataset) else None
 
 
-def arrays(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every numeric array of two to four dimensions, by its path.
+def arrays(file: h5py.File, size: int) -> Iterator[Named]:
+    """Every array of one to four dimensions that holds numbers or text, by its path.
+
+    Args:
+        size: bytes of the file.
 
     Raises:
         Unreadable: more objects than a file of images has.
@@ -56,8 +63,60 @@ def arrays(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
             if isinstance(thing, h5py.Group) and thing.id not in visited:
                 visited.add(thing.id)
                 waiting.append((f"{path}{name}/", thing))
-            elif isinstance(thing, h5py.Dataset) and thing.dtype.kind in "biuf" and thing.ndim in (2, 3, 4):
-                yield path + name, thing
+            elif isinstance(thing, h5py.Dataset) and 0 < thing.ndim <= 4 and _plain(thing.dtype):
+                yield as_named(path + name, thing, size)
+
+
+def _plain(dtype: Any) -> bool:
+    return dtype.kind in "biufS" or h5py.check_string_dtype(dtype) is not None
+
+
+def as_named(name: str, data: h5py.Dataset, size: int) -> Named:
+    """What it costs to read it is checked when it is read."""
+
+    def whole() -> NDArray[Any]:
+        if data.dtype.kind == "O":
+            return _text(data, size)
+        check_cost(data, size)
+        if math.prod(data.shape) * data.dtype.itemsize > MOST_BYTES:
+            raise Unreadable(f"an array of more than {MOST_BYTES >> 20} MiB that holds no images by rows")
+        return np.asarray(data[()])
+
+    def blocks() -> Iterator[Rows]:
+        check_cost(data, size)
+        return rows(data)
+
+    return Named(name, data.shape, data.dtype.kind, whole, blocks)
+
+
+def attributes(thing: h5py.Group | h5py.Dataset) -> dict[str, str]:
+    """Its attributes as text; of a pair (value, description) the value."""
+    told = {}
+    for name in itertools.islice(thing.attrs, MOST_ATTRIBUTES):
+        value = np.asarray(thing.attrs[name])
+        if (
+            value.dtype.kind not in "biufSUO"
+            or value.size not in (1, 2)
+            or (value.size == 2 and value.dtype.kind in "biuf")
+        ):
+            continue
+        first = value.reshape(-1)[0]
+        told[name] = first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)
+    return told
+
+
+def _text(data: h5py.Dataset, size: int) -> NDArray[Any]:
+    """Texts of any length: each may be as long as the file, however often it is named."""
+    if data.external or data.is_virtual or data.ndim != 1:
+        raise Unreadable("its texts lie in other files, or are no list")
+    step, room, texts = max(1, min(4096, MOST_BYTES // max(1, size))), MOST_BYTES, []
+    for start in range(0, len(data), step):
+        part = data[start : start + step].tolist()
+        room -= sum(len(text) + 1 for text in part if isinstance(text, bytes | str))
+        if room < 0:
+            raise Unreadable(f"texts of more than {MOST_BYTES >> 20} MiB")
+        texts += part
+    return np.array(texts, dtype=object)
 
 
 def check_cost(data: h5py.Dataset, size: int) -> None:

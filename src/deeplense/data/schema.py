@@ -88,6 +88,7 @@ class Manifest:
     code_version: str = ""
     fingerprint: str = ""
     source: str = ""  # where imported data came from
+    notes: list[str] = field(default_factory=list)  # of an import: what was joined, guessed, changed and left out
     halo_columns: list[str] = field(default_factory=list)  # of the shards' table of halos; empty: they have none
     checksum: str = ""  # of the file `dataset.json` itself
     schema_version: int = SCHEMA_VERSION

@@ -14,7 +14,8 @@ import math
 import pickle
 import pickletools
 import re
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,11 @@ from numpy.typing import NDArray
 NUMBER = re.compile(r"[<>=|]?([biufc]\d{1,2}|\?)")
 OBJECT = re.compile(r"[<>=|]?O\d?")
 MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
+NESTED = 4  # dictionaries in each other
+LONGEST_NAME = 200
 MOST_STEPS = 2**21  # instructions, and elements of arrays of objects
+
+Built = TypeVar("Built")
 
 
 class Refused(pickle.UnpicklingError):
@@ -42,6 +47,29 @@ def load_array(content: bytes, start: int = 0) -> NDArray[Any]:
         Refused: it names anything but NumPy's arrays and would thus run code, it makes more than it holds, or it is
             damaged.
     """
+
+    def build(made: Any, budget: _Budget) -> NDArray[Any]:
+        if not isinstance(made, _Array):
+            raise Refused("no array in the pickle")
+        return made.build(budget)
+
+    return _load(content, start, build)
+
+
+def load_named(content: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays in a pickle of an array, of a list of them, or of a dictionary, also nested: `outer/inner`.
+
+    Returns:
+        Numeric arrays; arrays of objects of rows that differ, and of texts. An array that is no part of a dictionary
+        has the name "".
+
+    Raises:
+        Refused: as `load_array` does.
+    """
+    return _load(content, 0, lambda made, budget: dict(_named("", made, budget, NESTED)))
+
+
+def _load(content: bytes, start: int, build: Callable[[Any, _Budget], Built]) -> Built:
     file = io.BytesIO(content)
     file.seek(start)
     try:
@@ -55,14 +83,38 @@ def load_array(content: bytes, start: int = 0) -> NDArray[Any]:
                 raise Refused("a pickle of too many values; save the array as numbers, not as objects")
         file.seek(start)
         budget = _Budget(len(content) - start)
-        made = _Unpickler(file, budget).load()
-        if not isinstance(made, _Array):
-            raise Refused("no array in the pickle")
-        return made.build(budget)
+        return build(_Unpickler(file, budget).load(), budget)
     except Refused:
         raise
     except Exception as error:  # a damaged pickle fails in any way
         raise Refused("damaged pickle") from error
+
+
+def _named(path: str, made: Any, budget: _Budget, nested: int) -> Iterator[tuple[str, NDArray[Any]]]:
+    if isinstance(made, dict) and nested:
+        budget.spend(steps=len(made))
+        for key, value in made.items():
+            if isinstance(key, bytes):
+                key = key.decode("latin-1")
+            if not isinstance(key, str | int) or len(str(key)) > LONGEST_NAME:
+                raise Refused("a dictionary whose keys are no names")
+            yield from _named(f"{path}/{key}" if path else str(key), value, budget, nested - 1)
+    elif isinstance(made, str):
+        budget.spend(len(made))
+        yield path, np.array(made, dtype=object)
+    elif isinstance(made, list | tuple) and made and all(isinstance(item, str) for item in made):
+        budget.spend(steps=len(made))
+        array = np.empty(len(made), dtype=object)
+        array[:] = made
+        yield path, array
+    elif isinstance(made, list | tuple) and any(isinstance(item, _Array) for item in made):
+        budget.spend(steps=len(made))
+        array = np.empty(len(made), dtype=object)
+        for k, item in enumerate(made):
+            array[k] = _element(item, budget, 1)
+        yield path, array
+    elif made is not None:
+        yield path, np.asarray(_element(made, budget, 2))
 
 
 class _Budget:
@@ -193,7 +245,7 @@ class _FromBuffer(_StandIn):
         return array
 
 
-_ADMITTED: dict[tuple[str, str], type] = {
+_ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy.core.multiarray", "scalar"): _Scalar,
     ("numpy.core.numeric", "_frombuffer"): _FromBuffer,

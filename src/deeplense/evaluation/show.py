@@ -47,7 +47,9 @@ def show(source: str | Path, out: str | Path, id: str | None = None) -> Path:
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"{out}: not a kind of picture; end it in .png, .pdf or .svg")
     if not Path(source).exists() and str(source) not in config.shipped():
-        raise UserError(f"{source}: no dataset or recipe of this name; {config.nearest(str(source), config.shipped())}")
+        raise UserError(
+            f"{source}: no dataset, bundle or recipe of this name; {config.nearest(str(source), config.shipped())}"
+        )
     if (Path(source) / schema.MANIFEST).exists() or Path(source).is_dir():
         dataset = Dataset(source)
         figure = _gallery_of_dataset(dataset) if id is None else _one_image(dataset, id)

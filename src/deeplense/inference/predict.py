@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import sys
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deeplense.answers import Prediction
-from deeplense.data.formats import Foreign, Skipped, read_images
+from deeplense.data.adapt import adapt, in_bands
+from deeplense.data.formats import read_images
+from deeplense.data.found import Asked, Foreign, Skipped, asked
 from deeplense.data.schema import ImageInfo
 from deeplense.errors import UserError
-from deeplense.inference.adapt import adapt
 from deeplense.inference.table import check_format, write_table
 
 
@@ -30,6 +32,9 @@ def predict(
     batch_size: int = 64,
     pixel_scale: float | None = None,
     split: str | None = None,
+    bands: str | None = None,
+    images: str | None = None,
+    axes: str | None = None,
 ) -> Path:
     """Predict on images of any form and write a table; returns its path.
 
@@ -44,6 +49,10 @@ def predict(
         out: the table; its extension chooses the format: .csv, .parquet, .ecsv or .fits.
         pixel_scale: arcsec, of images that do not say theirs.
         split: of inputs that are datasets, the one to predict on; all of them when not given.
+        bands: names of an object's bands in the bundle's order, "g,r,i"; "none" to join nothing; when not given, those
+            of the bundle, else found from the names of files and extensions.
+        images: in HDF5, .npz and tables, the arrays that hold images.
+        axes: what the axes of arrays mean, as NHW, NCHW or NHWC; guessed when not given.
 
     Raises:
         UserError: no such bundle or input, an unknown extension, no image that can be used, or a network that gives
@@ -60,12 +69,14 @@ def predict(
     for source in inputs:
         if not Path(source).exists():
             raise UserError(f"{source}: no such file or folder")
+    said = dataclasses.replace(asked(images, bands=bands, axes=axes), label=None)
     one = _open(Path(bundle), device)
     skipped: dict[str, list[str]] = defaultdict(list)
     rows = _Rows(one)
-    images = _usable(one, inputs, pixel_scale, split, skipped)
+    noted: dict[str, list[str]] = defaultdict(list)
+    usable = _usable(one, inputs, pixel_scale, split, said, skipped, noted)
     with tqdm(desc="predict", unit="image", disable=None) as bar:
-        while batch := list(itertools.islice(images, batch_size)):
+        while batch := list(itertools.islice(usable, batch_size)):
             rows.add(batch)
             bar.update(len(batch))
     if not rows.n:
@@ -73,6 +84,8 @@ def predict(
     if rows.lost == rows.n:
         raise UserError(f"{bundle}: gives no finite number for any of {rows.n} images; train or export it again")
     write_table(out, rows.columns(), {"BUNDLE": str(bundle), "DATAHASH": one.fingerprint[:16]})
+    if noted:
+        print(_tell(noted))
     if skipped:
         print(f"skipped {sum(map(len, skipped.values()))} of the inputs: {_tell(skipped)}")
     print(f"wrote {out}: {rows.n} images")
@@ -148,21 +161,27 @@ def _usable(
     inputs: Iterable[str | Path],
     pixel_scale: float | None,
     split: str | None,
+    said: Asked,
     skipped: dict[str, list[str]],
+    noted: dict[str, list[str]],
 ) -> Iterator[Item]:
     seen: set[str] = set()
     for source in inputs:
         name = Path(source).resolve().name
-        for found in read_images(source, split):
+        for found in read_images(source, split, said):
             if isinstance(found, Skipped):
                 skipped[found.reason].append(found.file)
                 continue
             scale = found.pixel_scale if found.pixel_scale is not None else pixel_scale
             try:
-                image, warnings = adapt(found.image, scale, one.image)
+                taken, told = in_bands(found.image, found.bands, one.image)
+                image, warnings = adapt(taken, scale, one.image)
             except UserError as error:
                 skipped[str(error)].append(found.file)
                 continue
+            warnings += told
+            for note in found.notes:
+                noted[note].append(found.file)
             found.id = _unique(found.id, name, seen)
             yield found, image, warnings
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +68,41 @@ def adapt(image: Image, pixel_scale: float | None, wanted: ImageInfo) -> tuple[I
         done = "padded" if seen[0] <= wanted.height and seen[1] <= wanted.width else "cropped"
         warnings.append(f"{done} from {sizes} pixels")
     return np.ascontiguousarray(image, dtype=np.float32), warnings
+
+
+def in_bands(image: Image, bands: Sequence[str], wanted: ImageInfo) -> tuple[Image, list[str]]:
+    """The channels that a bundle takes, in its order, where both name their bands.
+
+    Args:
+        image: (C, H, W). bands: its channels' names, empty when unknown.
+
+    Returns:
+        The image, and warnings of bands that are left out or have other names.
+
+    Raises:
+        UserError: joined bands of another number and of other names.
+    """
+    if not bands:
+        return image, []
+    have, want = [b.lower() for b in bands], [b.lower() for b in wanted.bands]
+    if want and set(want) <= set(have):
+        left = [b for b in bands if b.lower() not in want]
+        return image[[have.index(b) for b in want]], [f"bands {', '.join(left)} left out"] * bool(left)
+    if len(bands) != wanted.channels:
+        takes = f"{wanted.channels} ({', '.join(wanted.bands)})" if want else str(wanted.channels)
+        raise UserError(f"bands {', '.join(bands)}, the bundle takes {takes}; --bands names those to take")
+    return image, [f"bands {', '.join(bands)} taken as {', '.join(wanted.bands)}"] * bool(want)
+
+
+def crop_or_pad(image: Image, wanted: ImageInfo) -> Image:
+    """(C, H, W) of the wanted size about the same centre; missing pixels stay missing, the padding is the sky."""
+    if image.shape[1:] == (wanted.height, wanted.width):
+        return image
+    finite = np.isfinite(image)
+    sky = np.zeros(len(image), dtype=np.float32)
+    some = finite.any((1, 2))
+    sky[some] = _sky(image[some], finite[some])
+    return np.ascontiguousarray(_fit(image, wanted, sky), dtype=np.float32)
 
 
 def _sky(image: Image, finite: NDArray[np.bool_]) -> Image:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from deeplense.data.adapt import adapt
 from deeplense.data.schema import ImageInfo
 from deeplense.errors import UserError
-from deeplense.inference.adapt import adapt
 
 Image = NDArray[np.float32]
 SKY = 3.0

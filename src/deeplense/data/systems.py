@@ -1,0 +1,174 @@
+"""HDF5 files with a group for each object, as the Roman data challenge has them.
+
+`images/strong_lens_00000001/exposure_00000001_F129`: a group's arrays are its bands, and its attributes, or those of
+its arrays, are numbers, classes and units, often as pairs (value, description).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterator
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplense.data import hdf5, parts
+from deeplense.data.arrays import as_image, layout
+from deeplense.data.budget import Unreadable, printable
+from deeplense.data.columns import IDS, LABEL, SCALE, class_name
+from deeplense.data.found import Asked, Found
+from deeplense.errors import UserError
+
+LOOKED_AT = 3  # groups, to know the form of a file
+DEEPEST = 3
+MOST_SYSTEMS = 1_000_000
+# of the median of a pixel's eight neighbours; pixels outside are corrupt in the images of the challenge
+SOUND = (0.5, 5.0)
+MOST_CORRUPT = 0.01  # of all pixels
+UNIT = ("units", "unit", "bunit")
+YES, NO = ("true", "yes"), ("false", "no")
+HALOS = {"substructure": ("no_sub", "sub"), "has_substructure": ("no_sub", "sub")}
+
+
+def systems(file: h5py.File) -> tuple[str, h5py.Group] | None:
+    """The group whose groups are objects, and its path; None in a file of another form."""
+    waiting: list[tuple[str, h5py.Group, int]] = [("", file, 0)]
+    while waiting:
+        path, group, depth = waiting.pop(0)
+        inner = [(name, hdf5.inside(group, name)) for name in itertools.islice(group, LOOKED_AT)]
+        groups = [(name, thing) for name, thing in inner if isinstance(thing, h5py.Group)]
+        if groups and len(groups) == len(inner) and all(_bands(thing) for _, thing in groups):
+            return path, group
+        if depth < DEEPEST:
+            waiting += [(f"{path}/{name}" if path else name, thing, depth + 1) for name, thing in groups]
+    return None
+
+
+def found_in(group: h5py.Group, size: int, asked: Asked) -> Iterator[Found | Unreadable]:
+    """Every object; one that cannot be read is given as its reason.
+
+    Args:
+        size: bytes of the file.
+
+    Raises:
+        UserError: no object has the attribute of `--label`, or objects have different bands.
+    """
+    bands: tuple[str, ...] = ()
+    for k, name in enumerate(group):
+        if k >= MOST_SYSTEMS:
+            raise Unreadable(f"more than {MOST_SYSTEMS} objects in the HDF5 file")
+        thing = hdf5.inside(group, name)
+        if not isinstance(thing, h5py.Group):
+            continue
+        try:
+            found = _system(name, thing, size, asked, bands)
+        except Unreadable as error:
+            yield Unreadable(f"{name}: {error}")
+            continue
+        bands = bands or found.bands
+        yield found
+
+
+def _bands(group: h5py.Group) -> dict[str, h5py.Dataset]:
+    """Band -> image, in order; empty where the group's arrays are no bands of an object."""
+    inner = [(name, hdf5.inside(group, name)) for name in itertools.islice(group, 100)]
+    images = {
+        name: thing
+        for name, thing in inner
+        if isinstance(thing, h5py.Dataset)
+        and thing.dtype.kind in "biuf"
+        and thing.ndim == 2
+        and layout(thing.shape)
+        and parts.is_science(name)
+    }
+    # what was simulated on the way stands beside what was observed
+    observed = [name for name in images if "exposure" in name.lower()] or list(images)
+    joined = parts.join([(name, name) for name in observed])
+    if len(joined.objects) == 1 and not joined.left:
+        ((_, listed),) = joined.objects.items()
+        return {band: images[name] for band, name in zip(joined.bands, listed, strict=True) if name}
+    if len(observed) == 1 and (match := parts.BAND.search(observed[0])):
+        return {match[0]: images[observed[0]]}
+    return {}
+
+
+def _system(name: str, group: h5py.Group, size: int, asked: Asked, wanted: tuple[str, ...]) -> Found:
+    bands = _bands(group)
+    if asked.bands:
+        missing = [b for b in asked.bands if b.lower() not in {known.lower() for known in bands}]
+        bands = {k: v for b in asked.bands for k, v in bands.items() if k.lower() == b.lower()}
+    else:
+        missing = [b for b in wanted if b not in bands]
+    if missing or not bands:
+        raise Unreadable(f"band {missing[0] if missing else ''} is missing (it has {', '.join(bands) or 'none'})")
+    if len({data.shape for data in bands.values()}) > 1:
+        shapes = ", ".join(f"{band} {'x'.join(map(str, data.shape))}" for band, data in bands.items())
+        raise Unreadable(f"bands of different sizes, {shapes}; --bands names those of one size")
+    image = as_image(np.stack([hdf5.as_named(band, data, size).whole() for band, data in bands.items()]))
+    notes = [f"{', '.join(bands)} joined as bands"]
+    exposures = all("exposure" in data.name.rsplit("/", 1)[-1].lower() for data in bands.values())
+    corrupt = _corrupt(image)
+    # where noise alone leaves the range, it says nothing of a pixel
+    if exposures and 0 < corrupt.mean() < MOST_CORRUPT:
+        image = np.where(corrupt, np.float32(np.nan), image)
+        notes.append(f"corrupt pixels (outside {SOUND[0]:g} to {SOUND[1]:g} times their neighbours' median) made NaN")
+    told = hdf5.attributes(group)
+    label, note = _label(told, asked)
+    params, scale, unit = _numbers(told)
+    for band, data in bands.items():
+        own, own_scale, own_unit = _numbers(hdf5.attributes(data))
+        params |= {f"{key}_{band}": value for key, value in own.items()}
+        scale, unit = own_scale or scale, own_unit or unit
+    return Found(image, f"/{printable(name)}", label, params, scale, tuple(bands), unit, (*notes, *note))
+
+
+def _label(told: dict[str, str], asked: Asked) -> tuple[str | None, tuple[str, ...]]:
+    """The class that an attribute names."""
+    likely = [key for key in told if LABEL.fullmatch(key)]
+    if asked.label:
+        if asked.label not in told:
+            raise UserError(f"--label '{asked.label}': no attribute of this name (known: {', '.join(told) or 'none'})")
+        likely = [asked.label]
+    if not likely or asked.label is None:
+        return None, ()
+    key = likely[0]
+    value = told[key].strip().lower()
+    known = key.lower() in HALOS and value in (*YES, *NO)
+    label = HALOS[key.lower()][value in YES] if known else class_name(told[key])
+    return label, (f"classes from the attribute '{key}'{'' if asked.label else ' (guessed; --label names another)'}",)
+
+
+def _numbers(told: dict[str, str]) -> tuple[dict[str, float], float | None, str]:
+    """All numbers, true and false as 1 and 0; the pixel scale [arcsec]; the unit."""
+    params, scale, unit = {}, None, ""
+    for key, text in told.items():
+        low = text.strip().lower()
+        try:
+            value = 1.0 if low in YES else 0.0 if low in NO else float(text)
+        except ValueError:
+            unit = printable(text) if key.lower() in UNIT else unit
+            continue
+        if SCALE.fullmatch(key):
+            scale = value if 0 < value < math.inf else None
+        elif not IDS.fullmatch(key):
+            params[printable(key)] = value
+    return params, scale, unit
+
+
+def _corrupt(image: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Pixels (C, H, W) that are far from the median of their eight neighbours, where that is positive."""
+    padded = np.pad(image, ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)
+    _, height, width = image.shape
+    around = [
+        padded[:, 1 + y : 1 + y + height, 1 + x : 1 + x + width]
+        for y in (-1, 0, 1)
+        for x in (-1, 0, 1)
+        if (x, y) != (0, 0)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pixels whose neighbours are all missing
+        median = np.nanmedian(np.stack(around), axis=0)
+        return np.asarray((median > 0) & ((image < SOUND[0] * median) | (image > SOUND[1] * median)))
