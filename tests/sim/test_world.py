@@ -144,11 +144,12 @@ def test_each_fault_can_be_switched_off_alone() -> None:
 @given(a=st.floats(0.1, 5), gap=st.floats(0.1, 5))
 def test_priors_stay_in_range_and_repeat(kind: str, a: float, gap: float) -> None:
     values = {"uniform": [a, a + gap], "log_uniform": [a, a + gap], "power_law": [a, a + gap, -1.9],
-              "normal": [a, gap], "truncated_normal": [a, gap, a, a + gap], "poisson": [a]}[kind]  # fmt: skip
+              "normal": [a, gap], "truncated_normal": [a, gap, a, a + gap], "poisson": [a],
+              "choice": [a, a + gap]}[kind]  # fmt: skip
     prior = Prior.parse({kind: values}, "here")
     draws = prior.sample(rng.generator(0, "p"), (100,))
     np.testing.assert_array_equal(draws, prior.sample(rng.generator(0, "p"), (100,)))
-    if kind in ("uniform", "log_uniform", "power_law", "truncated_normal"):
+    if kind in ("uniform", "log_uniform", "power_law", "truncated_normal", "choice"):
         assert draws.min() >= a * (1 - 1e-9)
         assert draws.max() <= (a + gap) * (1 + 1e-9)
 
