@@ -1,6 +1,6 @@
 """Priors: what a recipe's `{kind: [arguments]}` means, drawn in blocks.
 
-To add one: a `Kind` with its check and its draw, one line in `PRIORS`. `{table: file}` is drawn from a file (`tables.py`).
+To add one: a `Kind` with its check and its draw, one line in `PRIORS`. `{table: file}` draws from a file (`tables.py`).
 """
 
 from __future__ import annotations

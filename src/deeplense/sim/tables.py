@@ -1,4 +1,4 @@
-"""Priors from a file: samples, of which each is as likely as any other, or a density that is linear between its rows."""
+"""Priors from a file: samples, each as likely as any other, or a density that is linear between its rows."""
 
 from __future__ import annotations
 
