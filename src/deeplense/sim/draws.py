@@ -160,8 +160,9 @@ class Draws:
         """Lenses with what their coarse images show, and which of them the selection keeps."""
         assert self._s.selection is not None
         drawn = self._derived(self._candidates(generator, ROUND))
-        large = drawn["lens.theta_E"] >= self._s.selection.theta_E  # the others need not be looked at
-        drawn = {k: v[large] for k, v in drawn.items()}
+        half_width = self._s.size * self._pixel_scale / 2
+        possible = selection.possible(drawn, half_width, self._s.selection)
+        drawn = {k: v[possible] for k, v in drawn.items()}
         smooth = {g.name: g.smooth(drawn) for g in self.galaxies}
         light = selection.Light(smooth.pop("source"), list(smooth.values()))
         band, size = self._bands[0], self._s.size

@@ -25,7 +25,7 @@ Drawn = dict[str, Array]
 RAYS = 32  # a side of the image
 TOGETHER = 64  # lenses traced at a time
 EDGE = 0.05  # share of the arc's light that may lie in the outermost ring of rays
-ROUNDS = 400  # of draws for one block
+PATIENCE = 16  # rounds of draws, after which one lens of each must have been kept
 FOUND = ("magnification", "arc_signal_to_noise", "n_images")
 
 
@@ -90,8 +90,16 @@ def look(drawn: Drawn, light: Light, instrument: Instrument, pixel_scale: float,
     return View(*(torch.cat(column).double().numpy() for column in zip(*found, strict=True)))
 
 
+def possible(drawn: Drawn, half_width: float, selection: Selection) -> NDArray[np.bool_]:
+    """(n,) lenses worth a look: large enough, and their outermost image, at about θ_E + β, in the field [arcsec]."""
+    away = np.hypot(*(drawn[f"source.{k}"] - drawn[f"lens.{k}"] for k in ("center_x", "center_y")))
+    aside = np.maximum(np.abs(drawn["lens.center_x"]), np.abs(drawn["lens.center_y"]))
+    radius = drawn["lens.theta_E"]
+    return np.asarray((radius >= selection.theta_E) & (radius + away + aside <= half_width))
+
+
 def chosen(view: View, selection: Selection) -> NDArray[np.bool_]:
-    """(n,) which of them the recipe keeps, of those whose theta_E is large enough."""
+    """(n,) which the recipe keeps, of those that are possible."""
     keep = view.n_images >= selection.images
     keep &= view.magnification >= selection.magnification
     keep &= view.arc_signal_to_noise >= selection.signal_to_noise
@@ -113,8 +121,8 @@ def first(n: int, draw: Callable[[], tuple[Drawn, NDArray[np.bool_]]]) -> Drawn:
         drawn, keep = draw()
         rounds.append({k: v[keep] for k, v in drawn.items()})
         kept += int(keep.sum())
-        if len(rounds) == ROUNDS and kept < n:
-            wrong = f"it keeps {kept} lenses of {ROUNDS} rounds of draws; ask for less, or draw brighter sources"
+        if len(rounds) >= PATIENCE and kept < len(rounds):
+            wrong = f"it keeps {kept} lenses of {len(rounds)} rounds of draws; ask for less, or draw brighter sources"
             raise UserError(f"simulation.selection: {wrong}")
     return {k: np.concatenate([r[k] for r in rounds])[:n] for k in rounds[0]}
 

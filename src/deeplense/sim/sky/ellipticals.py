@@ -11,6 +11,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.random import Generator
+from scipy.special import ndtr, ndtri
 
 from deeplense.errors import UserError, nearest
 from deeplense.lensing.cosmology import ARCSEC, comoving_distance, redshift_at
@@ -39,7 +40,8 @@ class Ellipticals:
         magnitudes: of the sources in the first band, dn/dm ∝ 10^{slope · m}. colour: prior of i less that band.
         reach: the source lies anywhere within `reach` Einstein radii of the lens.
         misalignment: between light and mass [degrees, rms]. roundness: scatter of q of the light over that of the mass.
-        host_scatter: of log10 of the host's mass [dex].
+        host_scatter: of log10 of the host's M200 [dex]. host_range: of log10 M200 [Msun]; clusters, with tens of
+            thousands of subhalos in an image, are left out.
     """
 
     sigma_v: Spec | None = None
@@ -53,11 +55,12 @@ class Ellipticals:
     reach: Annotated[float, Range(0, 10, "(]")] = 1.1
     misalignment: Annotated[float, Range(0, 90)] = 10.0
     roundness: Annotated[float, Range(0, 1)] = 0.11
-    host_scatter: Annotated[float, Range(0, 2)] = 0.3
+    host_scatter: Annotated[float, Range(0, 2, "(]")] = 0.3
+    host_range: list[Annotated[float, Range(5, 17)]] = field(default_factory=lambda: [11.5, 13.6])
 
     def __post_init__(self) -> None:
         where = "simulation.sky"
-        for key in ("sigma_range", "z_range", "magnitudes"):
+        for key in ("sigma_range", "z_range", "magnitudes", "host_range"):
             ends = getattr(self, key)
             if len(ends) != 2 or not ends[0] < ends[1]:
                 raise UserError(f"{where}.{key} is {ends}; give [low, high] with low < high")
@@ -109,7 +112,7 @@ class Ellipticals:
             "z_lens": z_lens,
             "z_source": z_source,
             "sigma_v": sigma,
-            "log10_m_host": galaxies.log10_host_mass(sigma, z_lens, Om0) + self.host_scatter * rng.standard_normal(n),
+            "log10_m_host": self._host(rng, galaxies.log10_host_mass(sigma, z_lens, Om0)),
             "source.magnitude": magnitude,
             "source.R_sersic": source_size / _kpc_per_arcsec(z_source, H0, Om0),
             "source.center_x": drawn["lens.center_x"] + away * np.cos(phase),
@@ -153,6 +156,11 @@ class Ellipticals:
             return bright + (faint - bright) * u
         k = self.slope * np.log(10)
         return np.asarray(faint + np.log1p((1 - u) * np.expm1(-k * (faint - bright))) / k)
+
+    def _host(self, rng: Generator, mean: Array) -> Array:
+        low, high = (ndtr((end - mean) / self.host_scatter) for end in self.host_range)
+        drawn = mean + self.host_scatter * ndtri(low + (high - low) * rng.random(mean.shape))
+        return np.asarray(np.clip(drawn, *self.host_range))  # where the range has no digits left
 
     def _light_follows_mass(self, rng: Generator, e1: Array, e2: Array) -> tuple[Array, Array]:
         e = np.hypot(e1, e2)
