@@ -160,7 +160,7 @@ class Ellipticals:
     def _host(self, rng: Generator, mean: Array) -> Array:
         low, high = (ndtr((end - mean) / self.host_scatter) for end in self.host_range)
         drawn = mean + self.host_scatter * ndtri(low + (high - low) * rng.random(mean.shape))
-        return np.asarray(np.clip(drawn, *self.host_range))  # where the range has no digits left
+        return np.asarray(np.clip(drawn, self.host_range[0], self.host_range[1]))  # where no digits are left
 
     def _light_follows_mass(self, rng: Generator, e1: Array, e2: Array) -> tuple[Array, Array]:
         e = np.hypot(e1, e2)
