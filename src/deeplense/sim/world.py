@@ -110,6 +110,11 @@ class World:
         """Share of the lenses drawn that the recipe's selection keeps, on average; None where it has none."""
         return self._draws.selected
 
+    def tied_widths(self) -> dict[str, float]:
+        """Standard deviations, over a block, of what the recipe's sky draws; of the lenses that are kept."""
+        drawn = self._draws.block(rng.generator(0, "check", 0), self.labels(0, "check", 0))
+        return {k: float(drawn[k].std()) for k in self._draws.tied}
+
     @cached_property
     def halos_per_image(self) -> float | None:
         """How many on average, by one block; None where no class keeps a table of its halos."""
