@@ -13,6 +13,7 @@ from scipy import stats
 
 from deeplense import config, rng
 from deeplense.allow import allowed
+from deeplense.data import generate
 from deeplense.errors import UserError
 from deeplense.sim.sky import Setting, galaxies
 from deeplense.sim.sky.ellipticals import Ellipticals
@@ -174,6 +175,7 @@ def test_a_users_own_sky_is_one_class() -> None:
     assert set(scene.truth["lens.theta_E"].tolist()) == {0.9}
     assert {"twin", "lens.theta_E", "z_source"} <= {t.name for t in w.truth}
     assert "lens_light.e1" not in {t.name for t in w.truth}  # the recipe has no lens light
+    assert generate._own_modules(config.load_recipe("model_2", changes)) == (__name__,)  # which workers must trust
     with pytest.raises(UserError, match="add --allow"):
         World(config.load_recipe("model_2", ["simulation.sky={population: 'not.there:Twins'}"]).simulation)
 
