@@ -113,6 +113,20 @@ class CosmicRays:
 
 
 @dataclass
+class Selection:
+    """Which of the lenses drawn are kept, as a search would find them (after Collett 2015); the others are drawn again.
+
+    Decided on the macro lens and a smooth source, before there is any substructure, so alike in all classes. The arc
+    must lie within the field.
+    """
+
+    images: Annotated[int, Range(0, 4)] = 2  # of the source's centre, at least
+    signal_to_noise: Annotated[float, Range(0, 1e6)] = 20.0  # of the whole arc in the first band, at least
+    magnification: Annotated[float, Range(0, 1000)] = 0.0  # at least
+    theta_E: Annotated[float, Range(0, 1000)] = 0.0  # arcsec, at least
+
+
+@dataclass
 class Band:
     """A channel of the images; what it leaves out is as in the simulation."""
 
@@ -146,6 +160,11 @@ class Simulation:
     z_source: Redshift = 1.0
     # a fault of DeepLenseSim when it is not z_source
     z_source_convention: Annotated[float, Range(0, 50, "(]")] | None = None
+    # {population: key of deeplense.sim.sky.SKIES, **its parameters}: lenses and sources drawn together; what it draws
+    # takes the place of the priors of the same names. `field` names a patch of sky: recipes of one seed that show
+    # another one show other lenses
+    sky: dict[str, Any] | None = None
+    selection: Selection | None = None
     lens: Lens = field(default_factory=Lens)
     source: Source = field(default_factory=Source)
     lens_light: Source | None = None

@@ -292,3 +292,29 @@ def test_information_refuses_what_it_does_not_hold() -> None:
     assert found.cramer_rao("a", known=True) == pytest.approx(0.5)
     with pytest.raises(UserError, match="it has a, b"):
         found.cramer_rao("c")
+
+
+def test_clumps_are_in_the_image_of_the_likelihood_and_move_with_their_galaxy() -> None:
+    changes = ["simulation.classes={no_sub: {population: none}}", "simulation.lens.a3=0", "simulation.lens.a4=0"]
+    w = World(config.load_recipe("realistic/euclid", [*changes, "simulation.source.clumps=4"]).simulation)
+    scene = w.scenes(0, "train", 0)[0][:1]
+    forward = Forward(w, scene)
+    s = w.simulation
+    drawn = scene.to("cpu", torch.float64)
+    seen = image.render(drawn, w.size, w.pixel_scale, w.instrument, s.supersampling)[:, 0]
+    torch.testing.assert_close(forward.render({}), seen, rtol=1e-10, atol=0)
+    x = forward.values["source.center_x"] + 0.3
+    moved = forward.render({"source.center_x": torch.tensor([x], dtype=torch.float64)})
+    for part in drawn.source:
+        part.params["center_x"] += 0.3
+    seen = image.render(drawn, w.size, w.pixel_scale, w.instrument, s.supersampling)[:, 0]
+    torch.testing.assert_close(moved, seen, rtol=1e-10, atol=0)
+
+
+def test_what_a_sky_draws_is_as_wide_as_its_draws() -> None:
+    w = World(config.load_recipe("realistic/euclid", ["simulation.classes={no_sub: {population: none}}"]).simulation)
+    widths, truth = information.recipe_widths(w), w.scenes(0, "train", 0)[0].truth
+    for name in ("lens.theta_E", "source.magnitude", "source.R_sersic", "lens_light.magnitude", "source.center_x"):
+        assert 0.6 < widths[name] / float(truth[name].std()) < 1.6, name
+    assert widths["lens.gamma"] == pytest.approx(0.15, abs=0.02)  # of its own prior
+    assert not {"sigma_v", "z_lens"} & widths.keys()

@@ -62,7 +62,9 @@ ORACLES: dict[str, list[tuple[list[float], Any]]] = {
         ([3.0, 0.5, 3.2, 9.0], Cut(3.0, 0.5, 3.2, 9.0)),
     ],
     "poisson": [([25], stats.poisson(25)), ([0.3], stats.poisson(0.3))],
+    "choice": [([1, 3, 4, 6, 7, 9], stats.rv_discrete(values=([1, 3, 4, 6, 7, 9], [1 / 6] * 6)))],
 }
+DISCRETE = ("poisson", "choice")
 
 
 @pytest.mark.parametrize("kind", PRIORS)
@@ -70,8 +72,8 @@ def test_every_prior_follows_its_distribution(kind: str) -> None:
     for arguments, oracle in ORACLES[kind]:
         draws = Prior.parse({kind: arguments}, "here").sample(rng.generator(0, "test", len(arguments)), (20000,))
         assert draws.dtype == np.float64
-        if kind == "poisson":
-            top = int(oracle.ppf(0.999))
+        if kind in DISCRETE:
+            top = int(oracle.ppf(0.999 if kind == "poisson" else 1))
             counts = np.bincount(draws.astype(int).clip(max=top + 1), minlength=top + 2)
             expected = np.append(oracle.pmf(np.arange(top + 1)), oracle.sf(top)) * len(draws)
             keep = expected > 5
@@ -93,7 +95,7 @@ def test_every_prior_has_the_shape_asked_for_and_repeats(kind: str) -> None:
     assert not np.array_equal(draws, prior.sample(rng.generator(6, "test"), (7, 3)))
 
 
-@pytest.mark.parametrize("kind", PRIORS)
+@pytest.mark.parametrize("kind", [k for k in PRIORS if k != "choice"])
 def test_every_prior_refuses_a_wrong_count_or_what_is_no_number(kind: str) -> None:
     good = ORACLES[kind][0][0]
     names = ", ".join(PRIORS[kind].arguments)
@@ -157,3 +159,14 @@ def test_a_number_is_a_constant_that_uses_no_randomness() -> None:
 
 def test_one_argument_may_stand_without_brackets() -> None:
     assert Prior.parse({"poisson": 25}, "x") == Prior.parse({"poisson": [25]}, "x")
+
+
+def test_a_choice_names_any_number_of_values_and_the_one_named_twice_is_twice_as_likely() -> None:
+    prior = Prior.parse({"choice": [2, 2, -5]}, "x")
+    draws = prior.sample(rng.generator(0, "c"), (9000,))
+    assert prior.bounds == (-5, 2)
+    assert set(draws) == {-5.0, 2.0}
+    assert stats.binomtest(int((draws == 2).sum()), 9000, 2 / 3).pvalue > 1e-3
+    for bad in ([], ["a"], {"a": 1}, [True], math.nan):
+        with pytest.raises(UserError, match=r"a\.b: choice takes \[values\.\.\.\] as numbers"):
+            Prior.parse({"choice": bad}, "a.b")

@@ -16,6 +16,7 @@ from deeplense.errors import UserError
 from deeplense.lensing import cosmology
 from deeplense.sim.observe import observe_block
 from deeplense.sim.priors import PRIORS, Prior
+from deeplense.sim.sky.ellipticals import Ellipticals
 from deeplense.sim.substructure import POPULATIONS, cdm
 from deeplense.sim.world import World
 
@@ -38,14 +39,18 @@ def test_every_shipped_recipe_makes_finite_images(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in config.shipped() if n.startswith("realistic/")])
 def test_no_draw_of_a_shipped_recipe_is_refused_for_its_many_halos(name: str) -> None:
     w = World(config.load_recipe(name).simulation)
-    z = Prior.parse(w.simulation.z_lens, "z_lens").bounds[1]
-    area = (w.size * w.pixel_scale * cosmology.distances(z, 3.0).kpc_per_arcsec) ** 2
+    sky = config.build(
+        Ellipticals, {k: v for k, v in (w.simulation.sky or {}).items() if k in ("z_lens", "z_range")}, "x"
+    )
+    z = sky.z_range[1] if sky.z_lens is None else Prior.parse(sky.z_lens, "z_lens").bounds[1]
+    area = (w.size * w.pixel_scale * cosmology.distances(z, 9.0).kpc_per_arcsec) ** 2
     for spec in w.simulation.classes.values():
         if "sigma_sub" in spec:
-            sigma_sub, m_host = (Prior.parse(spec[k], k).bounds[1] for k in ("sigma_sub", "log10_m_host"))
+            assert spec["log10_m_host"] is None  # the lens galaxy's
+            sigma_sub = Prior.parse(spec["sigma_sub"], "sigma_sub").bounds[1]
             population = cdm.ColdDarkMatter(mass=spec["mass"])
-            density = population.number_density(np.array(sigma_sub), np.array(m_host), np.array(z))
-            assert density * area < cdm.MOST
+            density = population.number_density(np.array(sigma_sub), np.array(sky.host_range[1]), np.array(z))
+            assert density * area < 0.9 * cdm.MOST
 
 
 def test_any_number_of_scenes_holds_the_classes_equally_and_in_no_order() -> None:
@@ -144,11 +149,12 @@ def test_each_fault_can_be_switched_off_alone() -> None:
 @given(a=st.floats(0.1, 5), gap=st.floats(0.1, 5))
 def test_priors_stay_in_range_and_repeat(kind: str, a: float, gap: float) -> None:
     values = {"uniform": [a, a + gap], "log_uniform": [a, a + gap], "power_law": [a, a + gap, -1.9],
-              "normal": [a, gap], "truncated_normal": [a, gap, a, a + gap], "poisson": [a]}[kind]  # fmt: skip
+              "normal": [a, gap], "truncated_normal": [a, gap, a, a + gap], "poisson": [a],
+              "choice": [a, a + gap]}[kind]  # fmt: skip
     prior = Prior.parse({kind: values}, "here")
     draws = prior.sample(rng.generator(0, "p"), (100,))
     np.testing.assert_array_equal(draws, prior.sample(rng.generator(0, "p"), (100,)))
-    if kind in ("uniform", "log_uniform", "power_law", "truncated_normal"):
+    if kind in ("uniform", "log_uniform", "power_law", "truncated_normal", "choice"):
         assert draws.min() >= a * (1 - 1e-9)
         assert draws.max() <= (a + gap) * (1 + 1e-9)
 

@@ -178,7 +178,8 @@ def _world(tree: str) -> tuple[Recipe, World]:
 
 def _own_modules(recipe: Recipe) -> tuple[str, ...]:
     """Whose code workers must run too; `World` has seen that each is trusted."""
-    named = (str(spec["population"]) for spec in recipe.simulation.classes.values())
+    s = recipe.simulation
+    named = (str(spec["population"]) for spec in (*s.classes.values(), *([s.sky] if s.sky else [])))
     return tuple(sorted({name.partition(":")[0] for name in named if ":" in name}))
 
 

@@ -53,7 +53,8 @@ class Forward:
     Names are the recipe's: `lens.theta_E`, `lens.gamma1`, …, `source.R_sersic`, …; brightness is `source.magnitude`
     where the instrument has a zero point, else `source.amplitude`; a vortex has `log10_m_axion`, `vortex_angle` [rad],
     `vortex_log10_mass` and its centre `vortex_x`, `vortex_y`; an added subhalo `subhalo_log10_mass`, `subhalo_x`,
-    `subhalo_y`. Other dark matter of the scene (a population of clumps) stays as drawn.
+    `subhalo_y`. Clumps of a galaxy move with it; its magnitude is that of the rest. Other dark matter of the scene (a
+    population of halos) stays as drawn.
 
     Attributes:
         values: name -> value in this scene; may be set. size, pixel_scale, exposure [s]: of the image.
@@ -66,12 +67,12 @@ class Forward:
         if world.simulation.noise != "once":
             raise UserError(f"simulation.noise: {world.simulation.noise} has no likelihood here; set it to once")
         light = [*scene.source, *scene.lens_light]
-        plain = all(c.profile == "sersic" and c.mask is None for c in light) and not scene.subtracted
+        plain = all(c.profile == "sersic" for c in light) and not scene.subtracted
         s = world.simulation
         plain = plain and not (scene.more_bands or s.lens_envelope or s.scale_to_max)
         if not plain or scene.psf is not None or world.instrument.detector != NOTHING_MORE:
             raise UserError(
-                "simulation: clumps, images, psf kernels, lens_envelope, lens_light_residual, correlated_noise, "
+                "simulation: images, psf kernels, lens_envelope, lens_light_residual, correlated_noise, "
                 "cosmic_rays, bad_pixels, scale_to_max and several bands have no likelihood here; leave them out"
             )
         self.world, self.subhalo = world, subhalo
@@ -79,9 +80,12 @@ class Forward:
         self._place = Place(world.distances_of(scene)[0], z_lens, c.H0, c.Om0)
         self.size, self.pixel_scale, self.exposure = world.size, world.pixel_scale, float(scene.exposure)
         self._scene = scene.to("cpu", torch.float64)
-        self._lights = {"source": self._scene.source, "lens_light": self._scene.lens_light}
+        lights = {"source": self._scene.source, "lens_light": self._scene.lens_light}
+        self._lights = {k: [c for c in found if c.mask is None] for k, found in lights.items()}
+        self._clumps = {k: [c for c in found if c.mask is not None] for k, found in lights.items()}
         self._vortex = self._scene.mass[-1] if "log10_m_axion" in scene.truth else None
         self.values = self._read()
+        self._drawn = dict(self.values)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -182,6 +186,8 @@ class Forward:
             params = {**strength, "center_x": x, "center_y": y}
             mass.append(Component(self.subhalo.profile, {k: p[:, None] for k, p in params.items()}))
         lights = {prefix: [self._light(c, v, prefix) for c in found] for prefix, found in self._lights.items()}
+        for prefix, found in self._clumps.items():
+            lights[prefix] += [self._moved(c, v, prefix, n) for c in found]
         scale, exposure, index = (t.expand(n) for t in (base.deflection_scale, base.exposure, base.index))
         planes = base.planes and base.planes[torch.zeros(n, dtype=torch.long)]
         light = lights["source"], lights["lens_light"]
@@ -195,6 +201,13 @@ class Forward:
         mask = None if component.mask is None else component.mask.expand(n, -1)
         params = {k: p.expand(n, -1) for k, p in component.params.items()}
         return Component(component.profile, params, mask, plane=component.plane)
+
+    def _moved(self, clumps: Component, v: Values, prefix: str, n: int) -> Component:
+        """Clumps as drawn, which go where their galaxy goes."""
+        params = {k: p.expand(n, -1) for k, p in clumps.params.items()}
+        for k in ("center_x", "center_y"):
+            params[k] = params[k] + (v[f"{prefix}.{k}"] - self._drawn[f"{prefix}.{k}"])[:, None]
+        return Component(clumps.profile, params, None if clumps.mask is None else clumps.mask.expand(n, -1))
 
     def _vortex_params(self, component: Component, v: Values) -> Values:
         """As `sim.substructure.Vortex` makes them: a line, or the legacy code's points on it."""

@@ -99,6 +99,7 @@ def _recipe(source: str | Path) -> list[tuple[str, str]]:
         ("image", f"{world.size} x {world.size}, {world.pixel_scale}″ a pixel, {bands}"),
         *(("instrument", source) for source in instruments),
         ("noise", r.simulation.noise),
+        *([] if world.selected is None else [("selected", f"{world.selected:.0%} of the lenses drawn")]),
         ("drawn", ", ".join(t.name for t in world.truth) or "nothing"),
         ("splits", ", ".join(f"{name} {n}" for name, n in r.splits.items())),
         ("task", task),

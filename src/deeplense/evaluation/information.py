@@ -115,6 +115,7 @@ def recipe_widths(world: World) -> dict[str, float]:
             name = f"{prefix}.{field.name}"
             if field.name not in NO_PRIORS and spec is not None and (width := _width(spec, name)):
                 found[name] = width
+    found |= {k: width for k, width in world.tied_widths().items() if "." in k}
     for spec in s.classes.values():
         if spec["population"] == "vortex":
             found["vortex_angle"] = np.pi / 12**0.5  # a line is its own turn by π

@@ -1,6 +1,6 @@
 """Priors: what a recipe's `{kind: [arguments]}` means, drawn in blocks.
 
-To add one: a `Kind` with its check and its draw, one line in `PRIORS`.
+To add one: a `Kind` with its check and its draw, one line in `PRIORS`. `{table: file}` draws from a file (`tables.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from scipy import stats
 
 from deeplense import config
 from deeplense.errors import UserError, brief
+from deeplense.sim.tables import Table, read_table
 
 Array = NDArray[np.float64]
 LARGEST = 1e20  # number in a prior, of either sign; draws and powers of what is larger overflow
@@ -23,7 +24,8 @@ MEAN = 1e9  # of a poisson
 
 
 class Kind(NamedTuple):
-    """Names of the arguments, a check that returns what is wrong (or ''), the draw, and what it cannot leave."""
+    """Names of the arguments (one with dots is any number of them), a check that returns what is wrong (or ''), the
+    draw, and what it cannot leave."""
 
     arguments: tuple[str, ...]
     check: Callable[..., str]
@@ -38,6 +40,11 @@ def power_law(rng: Generator, shape: tuple[int, ...], low: float, high: float, s
     if abs(k) < 1e-9:
         return np.asarray(low * (high / low) ** u)
     return np.asarray((low**k + (high**k - low**k) * u) ** (1 / k))
+
+
+def choice(rng: Generator, shape: tuple[int, ...], *values: float) -> Array:
+    """One of the values, each as likely as any other; one that is named twice is twice as likely."""
+    return np.asarray(np.array(values)[rng.integers(len(values), size=shape)])
 
 
 def _number(value: Any) -> bool:
@@ -97,7 +104,9 @@ PRIORS: dict[str, Kind] = {
         lambda rng, shape, mean: rng.poisson(mean, shape).astype(float),
         lambda mean: (0.0, np.inf),
     ),
+    "choice": Kind(("values...",), lambda *_: "", choice, lambda *values: (min(values), max(values))),
 }
+TABLE = "table"
 
 
 @dataclass(frozen=True)
@@ -105,27 +114,34 @@ class Prior:
     """One parameter's distribution.
 
     Attributes:
-        kind: key of `PRIORS`, or "constant". arguments: its numbers.
+        kind: key of `PRIORS`, "table" or "constant". arguments: its numbers. table: what its file says.
     """
 
     kind: str
     arguments: tuple[float, ...]
+    table: Table | None = None
 
     @classmethod
     def parse(cls, spec: Any, where: str) -> Prior:
         """From a recipe: a number, or `{kind: [arguments]}` (one argument may stand without brackets).
 
         Raises:
-            UserError: unknown kind (nearest named), wrong number of arguments, or a reversed range.
+            UserError: unknown kind (nearest named), wrong number of arguments, a reversed range, or a file that is no
+                table.
         """
         if _number(spec):
             return cls("constant", (float(spec),))
         if not isinstance(spec, dict) or len(spec) != 1:
             raise UserError(f"{where}: {brief(spec)} is not a prior; write a number or {{uniform: [low, high]}}")
         ((name, arguments),) = spec.items()
-        kind = config.lookup(PRIORS, str(name), f"{where}: prior")
+        if name == TABLE:
+            if not isinstance(arguments, str):
+                raise UserError(f"{where}: table takes the name of a file, not {brief(arguments)}")
+            return cls(TABLE, (), read_table(arguments, where))
+        kind: Kind = config.lookup(PRIORS, str(name), f"{where}: prior")
         values = arguments if isinstance(arguments, list | tuple) else [arguments]
-        if len(values) != len(kind.arguments) or not all(map(_number, values)):
+        right = len(values) > 0 if kind.arguments[0].endswith("...") else len(values) == len(kind.arguments)
+        if not right or not all(map(_number, values)):
             takes = f"[{', '.join(kind.arguments)}] as numbers up to {LARGEST:g}"
             raise UserError(f"{where}: {name} takes {takes}, not {brief(arguments)}")
         if wrong := kind.check(*values):
@@ -139,10 +155,14 @@ class Prior:
     @property
     def bounds(self) -> tuple[float, float]:
         """What no draw leaves."""
+        if self.table is not None:
+            return self.table.bounds
         return (self.arguments[0],) * 2 if self.constant else PRIORS[self.kind].bounds(*self.arguments)
 
     def sample(self, rng: Generator, shape: tuple[int, ...]) -> Array:
         """Draws of the given shape, float64; a constant uses no randomness."""
         if self.constant:
             return np.full(shape, self.arguments[0])
+        if self.table is not None:
+            return self.table.draw(rng, shape)
         return PRIORS[self.kind].draw(rng, shape, *self.arguments)

@@ -6,7 +6,7 @@ To add one: components of unit flux here, told apart by the section's own keys.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -61,14 +61,24 @@ class Galaxies:
 
     Attributes:
         priors: name -> prior, in the recipe's order. specs: the same as the recipe says them.
+        tied: names that a population of lenses draws, in place of the priors.
     """
 
     def __init__(
-        self, section: recipe.Source, where: str, instruments: Sequence[Instrument], bands: Sequence[str]
+        self,
+        section: recipe.Source,
+        where: str,
+        instruments: Sequence[Instrument],
+        bands: Sequence[str],
+        tied: Collection[str] = (),
     ) -> None:
-        self.name, self.instruments = where.rpartition(".")[2], instruments
-        one_of(section, "amplitude", "magnitude", where)
-        if section.magnitude is not None and any(i.zero_point is None for i in instruments):
+        self.name, self.instruments, self.tied = where.rpartition(".")[2], instruments, list(tied)
+        if "magnitude" in tied:
+            given = [k for k in ("amplitude", "magnitude") if getattr(section, k) is not None]
+            check(not given, f"{where}.{''.join(given[:1])}", "simulation.sky draws the magnitude; leave it out")
+        else:
+            one_of(section, "amplitude", "magnitude", where)
+        if (section.magnitude is not None or "magnitude" in tied) and any(i.zero_point is None for i in instruments):
             raise UserError(f"{where}.magnitude: the instrument has no zero point; give an amplitude")
         values = {f.name: getattr(section, f.name) for f in dataclasses.fields(section) if f.name not in NO_PRIORS}
         self._pairs = [f"{blue}-{red}" for blue, red in pairwise(bands)]
@@ -77,7 +87,7 @@ class Galaxies:
             check(pair in self._pairs, f"{where}.colours", f"no colour '{pair}' (known: {known})")
         self._by_pixels = section.colours is None
         values |= {f"colours.{pair}": value for pair, value in (section.colours or {}).items()}
-        self.specs = {k: v for k, v in values.items() if v is not None}
+        self.specs = {k: v for k, v in values.items() if v is not None and k not in tied}
         self.priors = {k: Prior.parse(v, f"{where}.{k}") for k, v in self.specs.items()}
         self.images, self.shared = None, section.share_images
         if section.images is not None:
@@ -107,22 +117,39 @@ class Galaxies:
         Args:
             drawn: "source.NAME" -> (n,) from the priors. train: whether images are those of training.
         """
-        p = {k: torch.from_numpy(drawn[f"{self.name}.{k}"])[:, None] for k in self.priors}
+        p = self._columns(drawn)
         if self.images is not None:
             light, more = self._image(self.images, p, generator, train)
             which = torch.from_numpy(more[f"{self.name}.image"]).long()
             return self._in_bands([light], p, self.images, which), more
-        flux = self._flux(p)
-        host = {k: p[k] for k in SHAPE}
-        if flux is None:
-            host["amp"] = p["amplitude"]
-        else:
-            host["amp"] = flux / sersic_flux(torch.ones_like(flux), p["R_sersic"], p["n_sersic"])
+        host = self._host(p)
         if not self.clumpy:
             return self._in_bands([Component("sersic", host)], p), {}
         number = np.rint(p["clumps"].numpy())
         lights = self._clumpy(host, p, number.astype(int), generator)
         return self._in_bands(lights, p), {f"{self.name}.clumps": number[:, 0]}
+
+    def smooth(self, drawn: Drawn) -> Component:
+        """The galaxies in the first band without clumps; what is an image counts as a disc a sixth as large."""
+        p = self._columns(drawn)
+        if self.images is None:
+            return Component("sersic", self._host(p))
+        one = torch.ones_like(p["center_x"])
+        disc = {"R_sersic": p["image_width"] / 6, "n_sersic": one, "e1": 0 * one, "e2": 0 * one}
+        host = self._host(p | disc)
+        if "amplitude" in p:  # of an image it is the flux
+            host["amp"] = host["amp"] / sersic_flux(one, disc["R_sersic"], one)
+        return Component("sersic", host)
+
+    def _columns(self, drawn: Drawn) -> dict[str, Tensor]:
+        return {k: torch.from_numpy(drawn[f"{self.name}.{k}"])[:, None] for k in [*self.priors, *self.tied]}
+
+    def _host(self, p: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters of the Sérsic profile."""
+        host, flux = {k: p[k] for k in SHAPE}, self._flux(p)
+        if flux is None:
+            return host | {"amp": p["amplitude"]}
+        return host | {"amp": flux / sersic_flux(torch.ones_like(flux), p["R_sersic"], p["n_sersic"])}
 
     def _in_bands(
         self, lights: list[Component], p: dict[str, Tensor], images: Images | None = None, which: Tensor | None = None

@@ -48,6 +48,7 @@ class Host:
         distances: angular-diameter distances [Mpc]. H0, Om0: of the cosmology.
         theta_E: total Einstein radius [arcsec]. center_x, center_y: of the macro lens [arcsec].
         half_width: of the image [arcsec], the same for all.
+        log10_m_host: of the halo's M200 [Msun], where the recipe's sky draws it.
     """
 
     z_lens: Array
@@ -59,6 +60,7 @@ class Host:
     half_width: float
     H0: float
     Om0: float
+    log10_m_host: Array | None = None
 
     def __len__(self) -> int:
         return len(self.z_lens)

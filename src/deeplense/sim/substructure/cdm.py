@@ -61,7 +61,8 @@ class ColdDarkMatter:
     because the macro lens already holds it.
 
     Attributes:
-        sigma_sub: prior of Σ_sub [kpc⁻²]. log10_m_host: prior of log10 of the host's M200 [Msun].
+        sigma_sub: prior of Σ_sub [kpc⁻²]. log10_m_host: prior of log10 of the host's M200 [Msun];
+            null takes that of the lens galaxy, which a recipe's sky ties to its velocity dispersion.
         mass: range of M200 [Msun]. slope: α. scatter: of log10 of the concentration [dex].
         compensate: add the mass sheet.
         line_of_sight: factor on the abundance of field halos between observer and source, of the same range of masses
@@ -73,7 +74,7 @@ class ColdDarkMatter:
     """
 
     sigma_sub: Spec = 0.025
-    log10_m_host: Spec = 13.0
+    log10_m_host: Spec | None = 13.0
     mass: list[Annotated[float, Range(0, 1e16)]] = field(default_factory=lambda: [1e7, 1e10])
     slope: Annotated[float, Range(-10, 0)] = -1.9
     scatter: Annotated[float, Range(0, 2)] = 0.11
@@ -84,7 +85,8 @@ class ColdDarkMatter:
     def __post_init__(self) -> None:
         name = type(self).__name__
         self._sigma_sub = Prior.parse(self.sigma_sub, f"{name}.sigma_sub")
-        self._log10_m_host = Prior.parse(self.log10_m_host, f"{name}.log10_m_host")
+        m_host = self.log10_m_host
+        self._log10_m_host = None if m_host is None else Prior.parse(m_host, f"{name}.log10_m_host")
         if len(self.mass) != 2 or not 0 < self.mass[0] < self.mass[1]:
             raise UserError(f"{name}.mass is {self.mass}; give [low, high] in Msun with 0 < low < high")
         if self.slope >= -1:
@@ -110,7 +112,9 @@ class ColdDarkMatter:
     def sample(self, rng: Generator, host: Host) -> Substructure:
         n = len(host)
         sigma_sub = np.maximum(self._sigma_sub.sample(rng, (n, 1)), 0)
-        log10_m_host = self._log10_m_host.sample(rng, (n, 1))
+        log10_m_host = host.log10_m_host if self._log10_m_host is None else self._log10_m_host.sample(rng, (n, 1))
+        if log10_m_host is None:
+            raise UserError(f"{type(self).__name__}.log10_m_host is null, and simulation.sky draws none; give a prior")
         particle = self.draw_particle(rng, n)
         main = galaxy.MainHalo.of(log10_m_host, host)
         area = (2 * host.half_width * host.distances.kpc_per_arcsec) ** 2
