@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,6 +81,18 @@ class Component:
             yield Component(self.profile, {k: v[:, start : start + step] for k, v in self.params.items()}, mask)
 
 
+class Plane(NamedTuple):
+    """Deflectors at one redshift in each of B images.
+
+    Attributes:
+        distance: comoving, in flat space (B,) [Mpc].
+        mass: components whose deflections are reduced for the source, as they would be if they were alone.
+    """
+
+    distance: Tensor
+    mass: Sequence[Component]
+
+
 def deflection(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
     """α summed over all deflectors.
 
@@ -102,7 +115,8 @@ def deflection(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
         profile = MASS[component.profile]
         fused = component.fused and profile.circular
         fused = fused and not any(v.requires_grad for v in (x, y, *component.params.values()))
-        for part in component.chunks(shape[1] * shape[2], FUSED if fused else None):
+        whole = fused or (profile.summed and x.shape[-2] == y.shape[-1] == 1)
+        for part in component.chunks(shape[1] * shape[2], FUSED if whole else None):
             params = dict(part.params)
             if part.mask is not None:
                 params |= {name: params[name] * part.mask for name in profile.strength}

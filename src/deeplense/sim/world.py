@@ -95,9 +95,9 @@ class World:
         self.classes = list(s.classes)
         self._populations = [_population(name, spec) for name, spec in s.classes.items()]
         self._own_lens = [_own_lens(name, spec, self._lens) for name, spec in s.classes.items()]
-        several = any(getattr(p, "multi_plane", False) for p in self._populations)
+        several = any(getattr(p, "line_of_sight", 0) for p in self._populations)
         where = "simulation.z_source_convention"
-        check(not several or self.deflection_scale == 1, where, "a fault of one plane; leave it out with multi_plane")
+        check(not several or self.deflection_scale == 1, where, "a fault of one plane; leave it out with line_of_sight")
         self.truth = self._truths()
         # a prior that leaves its domain is found now
         self._draw_macro(rng.generator(0, "check", 0), self.labels(0, "check", 0))
@@ -209,11 +209,11 @@ class World:
     ) -> Scene:
         truth = {**drawn, **sub.truth}
         if self.simulation.match_mass:
-            drawn = drawn | {"lens.theta_E": match_mass(drawn, [c for c in sub.mass if c.plane == 0])}
+            drawn = drawn | {"lens.theta_E": match_mass(drawn, sub.mass, sub.planes)}
         fixed = all(prior.constant for prior in [*(self._lens | self._own_lens[label]).values(), *self._redshifts])
         macro = macro_lens(drawn, alike=fixed and not self.simulation.match_mass)
         halos = [dataclasses.replace(c, fused=self.simulation.compile) for c in sub.mass]
-        if self.simulation.mesh and sub.planes is None:  # rays on a grid meet one plane alone
+        if self.simulation.mesh and not (sub.planes and sub.planes.coupled):  # bent again and again, rays lie on no grid
             halos = [on_grid(c) for c in halos]
         return Scene(
             mass=[*macro, *halos],
