@@ -153,17 +153,6 @@ def test_share_of_a_circle_in_the_image(radius: float) -> None:
     assert galaxy.share_seen(np.array(radius), 3.2) == pytest.approx(seen, rel=2e-3)
 
 
-def mean_kappa(mass: list[Component], half_width: float, points: int = 256) -> Array:
-    """Mean convergence of the image by Gauss: the flux of α through its border over twice its area."""
-    u = ((torch.arange(points, dtype=torch.float64) + 0.5) / points * 2 - 1) * half_width
-    flux = torch.zeros(())
-    for side in (-half_width, half_width):
-        edge = torch.full_like(u, side)
-        flux = flux + np.sign(side) * raytrace.deflection(edge[None, None], u[None, None], mass)[0].mean((1, 2))
-        flux = flux + np.sign(side) * raytrace.deflection(u[None, None], edge[None, None], mass)[1].mean((1, 2))
-    return np.asarray((flux * 2 * half_width / (2 * (2 * half_width) ** 2)).numpy())
-
-
 def mean_inside(mass: list[Component], radius: float, points: int = 64) -> Array:
     """Mean convergence of a circle around the middle by Gauss: the mean radial deflection over its radius."""
     angle = torch.arange(points, dtype=torch.float64) * (2 * np.pi / points)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from deeplense.errors import UserError
 from deeplense.lensing import cosmology
 from deeplense.lensing.cosmology import Distances
 from deeplense.lensing.mesh import on_grid
+from deeplense.lensing.multiplane import Planes
 from deeplense.lensing.raytrace import Component
 from deeplense.sim import psf
 from deeplense.sim.bands import bands_of, pixel_scale
@@ -25,7 +27,7 @@ from deeplense.sim.priors import Prior
 from deeplense.sim.scene import InBand, Scene
 from deeplense.sim.source import Galaxies
 from deeplense.sim.substructure import POPULATIONS, Host, Substructure, Truth
-from deeplense.sim.substructure.base import POPULATION, is_population, tensors
+from deeplense.sim.substructure.base import POPULATION, is_population, padded, tensors
 
 PYHALO = (
     69.7,
@@ -41,6 +43,13 @@ PAIRS = {
     **dict.fromkeys(("gamma1", "gamma2"), ("spin2", ("gamma1", "gamma2"))),
 }
 PERIODS = {"phi3": 2 * np.pi / 3, "phi4": np.pi / 2}
+
+
+class Rebuilt(NamedTuple):
+    """Deflectors, and the planes in which they are, as `Scene` has them."""
+
+    mass: list[Component]
+    planes: Planes | None
 
 
 class World:
@@ -95,9 +104,9 @@ class World:
         self.classes = list(s.classes)
         self._populations = [_population(name, spec) for name, spec in s.classes.items()]
         self._own_lens = [_own_lens(name, spec, self._lens) for name, spec in s.classes.items()]
-        several = any(getattr(p, "line_of_sight", 0) for p in self._populations)
+        several = any(getattr(p, "multi_plane", False) for p in self._populations)
         where = "simulation.z_source_convention"
-        check(not several or self.deflection_scale == 1, where, "a fault of one plane; leave it out with line_of_sight")
+        check(not several or self.deflection_scale == 1, where, "a fault of one plane; leave it out with multi_plane")
         self.truth = self._truths()
         # a prior that leaves its domain is found now
         self._draw_macro(rng.generator(0, "check", 0), self.labels(0, "check", 0))
@@ -157,6 +166,26 @@ class World:
                 out[:, column] = scene.truth[truth.name].numpy()
         return out
 
+    def rebuild(self, label: int, params: NDArray[Any], rows: Sequence[NDArray[Any]]) -> Rebuilt:
+        """Deflectors of n stored images of one class, from what a dataset keeps of them: nothing is drawn again.
+
+        Args:
+            params: (n, P), as `truth_row`. rows: of each image, a structured array of its halos (`Split.halos`); empty
+                arrays for a class that has none.
+        """
+        n, stored = len(params), {t.name: params[:, k] for k, t in enumerate(self.truth)}
+        priors = {f"lens.{k}": p for k, p in (self._lens | self._own_lens[label]).items()}
+        priors |= dict(zip(("z_lens", "z_source"), self._redshifts, strict=True))
+        nothing = rng.generator(0, "check", 0)  # constants alone are not stored
+        drawn = {k: stored[k] if k in stored else p.sample(nothing, (n,)) for k, p in priors.items()}
+        if "lens.mass" in drawn:
+            drawn["lens.theta_E"] = np.sqrt(drawn["lens.mass"] * self._distances(drawn).theta_E2_per_mass)
+        population = self._populations[label]
+        check(hasattr(population, "build"), f"simulation.classes.{self.classes[label]}", "its population has no 'build'")
+        truth = {t.name: stored[t.name] for t in population.truth()}
+        sub = population.build(truth, padded(rows), self._host(drawn))
+        return Rebuilt(self._mass(drawn, sub, label), sub.planes)
+
     def _draw_macro(self, generator: np.random.Generator, labels: NDArray[np.int64]) -> Drawn:
         shape = (rng.BLOCK,)
         drawn: Drawn = {}
@@ -208,15 +237,8 @@ class World:
         self, drawn: Drawn, sub: Substructure, label: int, index: NDArray[np.int64], bands: list[InBand]
     ) -> Scene:
         truth = {**drawn, **sub.truth}
-        if self.simulation.match_mass:
-            drawn = drawn | {"lens.theta_E": match_mass(drawn, sub.mass, sub.planes)}
-        fixed = all(prior.constant for prior in [*(self._lens | self._own_lens[label]).values(), *self._redshifts])
-        macro = macro_lens(drawn, alike=fixed and not self.simulation.match_mass)
-        halos = [dataclasses.replace(c, fused=self.simulation.compile) for c in sub.mass]
-        if self.simulation.mesh and not (sub.planes and sub.planes.coupled):  # bent again and again, rays lie on no grid
-            halos = [on_grid(c) for c in halos]
         return Scene(
-            mass=[*macro, *halos],
+            mass=self._mass(drawn, sub, label),
             source=bands[0].source,
             lens_light=bands[0].lens_light,
             deflection_scale=torch.full((len(index),), self.deflection_scale, dtype=torch.float64),
@@ -230,6 +252,16 @@ class World:
             planes=sub.planes,
             more_bands=bands[1:],
         )
+
+    def _mass(self, drawn: Drawn, sub: Substructure, label: int) -> list[Component]:
+        if self.simulation.match_mass:
+            drawn = drawn | {"lens.theta_E": match_mass(drawn, sub.mass, sub.planes)}
+        fixed = all(prior.constant for prior in [*(self._lens | self._own_lens[label]).values(), *self._redshifts])
+        macro = macro_lens(drawn, alike=fixed and not self.simulation.match_mass)
+        halos = [dataclasses.replace(c, fused=self.simulation.compile) for c in sub.mass]
+        if self.simulation.mesh and not (sub.planes and sub.planes.coupled):  # bent again and again, rays lie on no grid
+            halos = [on_grid(c) for c in halos]
+        return [*macro, *halos]
 
     def _seen(self, drawn: Drawn, seed: int, stream: str, block: int) -> list[InBand]:
         """Light, exposure and PSF in each band, for a whole block; `drawn` gains what the light draws."""

@@ -8,6 +8,7 @@ runs over every entry.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, NamedTuple
 
@@ -113,6 +114,15 @@ def check_number(number: Array, where: str) -> None:
 def record(mask: NDArray[np.bool_], **columns: Array) -> Halos:
     """Rows of `HALO_COLUMNS`, NaN where a column is not given."""
     return Halos({k: columns.get(k, np.nan) * np.ones(mask.shape) for k in HALO_COLUMNS}, mask)
+
+
+def padded(rows: Sequence[Array]) -> Halos:
+    """The rows of each of n images, structured arrays with fields `HALO_COLUMNS`, as one."""
+    mask = np.arange(max([1, *map(len, rows)])) < np.array([len(r) for r in rows])[:, None]
+    columns = {k: np.ones(mask.shape) for k in HALO_COLUMNS}  # padding must deflect nothing, but be a number
+    for k, values in columns.items():
+        values[mask] = np.concatenate([r[k] if len(r) else np.empty(0) for r in rows])
+    return Halos(columns, mask)
 
 
 def tensors(arrays: dict[str, Array]) -> dict[str, torch.Tensor]:

@@ -64,7 +64,8 @@ class Slices:
         )
         bent = host.theta_E * np.maximum((chi - chi_l) * chi_s / (chi * (chi_s - chi_l)), 0)
         inner = np.maximum(host.inner - bent, 0.25 * host.inner)
-        return cls(z, (chi * ARCSEC) ** 2 * thick, np.sqrt(2) * host.half_width - bent, inner, D)
+        radius = np.maximum(np.sqrt(2) * host.half_width - bent, inner)
+        return cls(z, (chi * ARCSEC) ** 2 * thick, radius, inner, D)
 
     def planes(self, host: Host, coupled: bool) -> Planes:
         z = torch.from_numpy(self._with(self.z, host.z_lens))
