@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,7 +56,8 @@ def trace(
     behind = [p for k, p in sorted(planes.items()) if k > 0]
     for plane in behind:
         here = plane.distance[:, None, None]
-        alpha_x, alpha_y = _field(*(s + c / here for s, c in ray), plane.mass, nodes)
+        at = [s + c / here for s, c in ray]
+        alpha_x, alpha_y = _field(at[0], at[1], plane.mass, _enough(nodes, at))
         beta_x, beta_y = beta_x - alpha_x, beta_y - alpha_y
     return beta_x, beta_y
 
@@ -72,6 +74,16 @@ def _field(x: Tensor, y: Tensor, mass: Sequence[Component], nodes: Nodes) -> Def
     total = torch.stack([sum(parts) for parts in zip(*grids, strict=True)], 1)
     more_x, more_y = interpolate(total, x, y, spacing)
     return alpha_x + more_x, alpha_y + more_y
+
+
+def _enough(nodes: Nodes, at: Sequence[Tensor]) -> Nodes:
+    """Fewer nodes where rays have come together, in eighths, for each number wants a mesh of its own."""
+    if nodes is None or not at[0].numel():
+        return nodes
+    size, spacing = nodes
+    least = 2 * max(float(v.detach().abs().max()) for v in at) / spacing + 3
+    step = max(1, size // 8)
+    return size - step * int(np.clip((size - least) // step, 0, 5)), spacing
 
 
 def interpolate(field: Tensor, x: Tensor, y: Tensor, spacing: float) -> tuple[Tensor, ...]:

@@ -185,7 +185,7 @@ def on_grid(component: Component) -> Component:
     return replace(component, mesh=many)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def mesh_for(profile: str, size: int, pixel_scale: float, device: torch.device, dtype: torch.dtype) -> Mesh:
     """The mesh of a profile for a square grid of rays; made once."""
     strength, ranges = MESHED[profile]

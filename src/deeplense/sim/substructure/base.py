@@ -73,7 +73,7 @@ class Host:
 
 
 # mass [Msun], place [arcsec], redshift; of a halo c200, the radii of scale, truncation and core [arcsec], the mass of
-# its soliton [Msun]; of a line its angle [rad]; NaN where there is no such thing
+# its soliton [Msun]; of a line its angle [rad]; 0 where there is no such thing
 HALO_COLUMNS = ("mass", "x", "y", "z", "concentration", "r_s", "r_trunc", "r_core", "soliton", "angle")
 
 
@@ -112,8 +112,8 @@ def check_number(number: Array, where: str) -> None:
 
 
 def record(mask: NDArray[np.bool_], **columns: Array) -> Halos:
-    """Rows of `HALO_COLUMNS`, NaN where a column is not given."""
-    return Halos({k: columns.get(k, np.nan) * np.ones(mask.shape) for k in HALO_COLUMNS}, mask)
+    """Rows of `HALO_COLUMNS`, 0 where a column is not given."""
+    return Halos({k: columns.get(k, 0.0) * np.ones(mask.shape) for k in HALO_COLUMNS}, mask)
 
 
 def padded(rows: Sequence[Array]) -> Halos:
