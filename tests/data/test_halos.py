@@ -211,7 +211,9 @@ def _table(value: Any) -> Callable[[h5py.File], None]:
     return change
 
 
-@pytest.mark.parametrize("change", [_columns, _table(np.zeros((6, 4), np.float32)), _table(np.zeros((6, len(HALO_COLUMNS))))])
+@pytest.mark.parametrize(
+    "change", [_columns, _table(np.zeros((6, 4), np.float32)), _table(np.zeros((6, len(HALO_COLUMNS))))]
+)
 def test_a_table_of_other_columns_is_found(mock: Path, change: Callable[[h5py.File], None]) -> None:
     with h5py.File(mock / "train-00000.h5", "r+") as file:
         change(file)

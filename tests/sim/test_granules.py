@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_spectrum_and_deflections_are_those_of_waves_that_interfere() -> None:
     assert waves.min() == pytest.approx(0.4, rel=0.05)
     variance = p["kappa"] ** 2 / 2 / sigma**2 / len(waves)
     theirs, ours, alpha = [], [], np.zeros(2)
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         ring, some = (k >= low) & (k < high), (waves >= low) & (waves < high)
         area = np.pi * (high**2 - low**2)
         theirs.append(power[ring].mean() / (2 * np.pi * length) ** 2 * area)  # variance in the ring

@@ -18,7 +18,12 @@ from deeplense.sim.world import Rebuilt, World
 
 HEAVY = [f"simulation.classes.{name}.mass=[1e8, 1e10]" for name in ("cdm", "wdm", "sidm", "uldm")]
 EXTRA = {"points": {"population": "point_masses"}, "dots": {"population": "vortex", "points": 20}}
-CHANGES = [*HEAVY, "simulation.size=32", "splits={train: 16}", *(f"simulation.classes.{k}={v}" for k, v in EXTRA.items())]
+CHANGES = [
+    *HEAVY,
+    "simulation.size=32",
+    "splits={train: 16}",
+    *(f"simulation.classes.{k}={v}" for k, v in EXTRA.items()),
+]
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,8 @@ class Mesh:
     Attributes:
         function: `(r², **parameters) -> α/r`, linear in `strength`.
         r2: (R, 1) squares of the radii at which a halo's α/r is taken [arcsec²].
-        basis: (2, R, L, L/2 + 1) complex, L ≥ 2 (size + border), transforms of the deflections along x and y that interpolate.
+        basis: (2, R, L, L/2 + 1) complex, L ≥ 2 (size + border), transforms of the deflections along x and y that
+            interpolate.
         near: (2, 2 NEAR + 3, 2 NEAR + 3, R), the same at the nodes around their centre.
     """
 
@@ -107,7 +108,7 @@ class Mesh:
         return ((self.size - 1) / 2 + self.border - 1) * self.pixel_scale
 
     def _distant(self, halos: dict[str, Tensor], image: Tensor, n_images: int) -> Tensor:
-        """(2, B, size, size) of halos beyond: what they deflect in the image is smooth, a polynomial through few nodes."""
+        """(2, B, size, size) of halos beyond: smooth in the image, so a polynomial through few nodes."""
         half = (self.size - 1) / 2 * self.pixel_scale
         nodes = np.cos((np.arange(SMOOTH) + 0.5) * np.pi / SMOOTH)  # Chebyshev's
         line = np.linspace(-1, 1, self.size)

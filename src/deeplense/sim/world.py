@@ -181,7 +181,9 @@ class World:
         if "lens.mass" in drawn:
             drawn["lens.theta_E"] = np.sqrt(drawn["lens.mass"] * self._distances(drawn).theta_E2_per_mass)
         population = self._populations[label]
-        check(hasattr(population, "build"), f"simulation.classes.{self.classes[label]}", "its population has no 'build'")
+        check(
+            hasattr(population, "build"), f"simulation.classes.{self.classes[label]}", "its population has no 'build'"
+        )
         truth = {t.name: stored[t.name] for t in population.truth()}
         sub = population.build(truth, padded(rows), self._host(drawn))
         return Rebuilt(self._mass(drawn, sub, label), sub.planes)
@@ -259,7 +261,7 @@ class World:
         fixed = all(prior.constant for prior in [*(self._lens | self._own_lens[label]).values(), *self._redshifts])
         macro = macro_lens(drawn, alike=fixed and not self.simulation.match_mass)
         halos = [dataclasses.replace(c, fused=self.simulation.compile) for c in sub.mass]
-        if self.simulation.mesh and not (sub.planes and sub.planes.coupled):  # bent again and again, rays lie on no grid
+        if self.simulation.mesh and not (sub.planes and sub.planes.coupled):  # rays bent in turn lie on no grid
             halos = [on_grid(c) for c in halos]
         return [*macro, *halos]
 

@@ -57,8 +57,9 @@ class ColdDarkMatter:
         multi_plane: bend rays at every field halo on their way; if not, each plane sees the rays that macro lens and
             subhalos have bent, not its neighbours (`lensing/decoupled.py`), which is far quicker.
 
-    Truth: n_sub, log10_m_sub count subhalos whose centre is in the image; f_sub is their bound mass inside 2 θ_E over all mass there of an
-    isothermal lens, 2π θ_E² Σ_cr; where the image does not hold the whole circle, of the part that it holds.
+    Truth: n_sub, log10_m_sub count subhalos whose centre is in the image; f_sub is their bound mass inside 2 θ_E over
+    all mass there of an isothermal lens, 2π θ_E² Σ_cr; where the image does not hold the whole circle, of the part that
+    it holds.
     """
 
     sigma_sub: Spec = 0.025
@@ -154,12 +155,12 @@ class ColdDarkMatter:
     def _subhalos(self, rng: Generator, host: Host, drawn: dict[str, Array]) -> tuple[dict[str, Array], Array]:
         """Halos of the lens galaxy, (n, N), and which exist."""
         # in a disc of area π (a + b m^⅓)²: a mixture of three power laws
-        a, b = galaxy.reach(host, self.mass[0])
+        (low, high), (a, b) = self.mass, galaxy.reach(host, self.mass[0])
         laws = [(np.pi * a * a, 0.0), (2 * np.pi * a * b, 1 / 3), (np.pi * b * b, 2 / 3)]
-        parts = [area * galaxy.integral(*self.mass, self.slope + k) for area, k in laws]
+        parts = [area * galaxy.integral(low, high, self.slope + k) for area, k in laws]
         cumulative = np.cumsum(np.concatenate(parts, 1), 1)
         density = self.number_density(drawn["sigma_sub"], drawn["log10_m_host"], host.z_lens)
-        density = density * host.distances.kpc_per_arcsec**2 / galaxy.integral(*self.mass, self.slope)
+        density = density * host.distances.kpc_per_arcsec**2 / galaxy.integral(low, high, self.slope)
         expected = density * cumulative[:, -1:]
         self._check_number(expected)
         number = rng.poisson(expected)

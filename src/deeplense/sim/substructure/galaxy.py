@@ -50,7 +50,7 @@ def reach(host: Host, lightest: float) -> tuple[Array, Array]:
     The disc holds the image, and ends `REACH` truncation radii beyond the circle in it, so that halos outside the
     image deflect in it too. A disc's mean deflection is that of a uniform sheet, whatever its radius.
     """
-    b = REACH * truncation(1.0, 50.0) / host.distances.kpc_per_arcsec * np.ones((len(host), 1))
+    b = REACH * truncation(np.ones(()), np.full((), 50.0)) / host.distances.kpc_per_arcsec * np.ones((len(host), 1))
     inside = host.half_width * np.ones_like(b)
     return np.maximum(np.sqrt(2) * inside - b * lightest ** (1 / 3), inside), b
 

@@ -23,7 +23,7 @@ from deeplense.lensing.structure import Structure
 from deeplense.sim.priors import Prior
 from deeplense.sim.substructure.base import Array, Host, together
 
-FRONT, BEHIND = 16, 8  # slices in front of the lens and behind it, equally thick on either side
+FRONT, BEHIND = 16, 6  # slices in front of the lens and behind it, equally thick on either side
 ENVELOPE = -1.9  # slope of the power law that masses are drawn from before the mass function thins them
 
 
