@@ -51,10 +51,9 @@ class Forward:
     """The noiseless image of one scene, as a function of parameters known by name.
 
     Names are the recipe's: `lens.theta_E`, `lens.a4`, `lens.phi4`, …, `source.R_sersic`, …; brightness is
-    `source.magnitude` where the instrument has a zero point, else `source.amplitude`; a vortex has `log10_m_axion`, `vortex_angle` [rad],
-    `vortex_log10_mass` and its centre `vortex_x`, `vortex_y`; an added subhalo `subhalo_log10_mass`, `subhalo_x`,
-    `subhalo_y`. Several vortices have no names and are refused. Other dark matter of the scene (a population of clumps)
-    stays as drawn.
+    `source.magnitude` where the instrument has a zero point, else `source.amplitude`; a vortex has `log10_m_axion`,
+    `vortex_angle` [rad], `vortex_log10_mass`, its centre `vortex_x`, `vortex_y`, several are refused; an added subhalo
+    `subhalo_log10_mass`, `subhalo_x`, `subhalo_y`. Other dark matter (a population of clumps) stays as drawn.
 
     Attributes:
         values: name -> value in this scene; may be set. size, pixel_scale, exposure [s]: of the image.
