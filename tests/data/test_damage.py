@@ -31,7 +31,7 @@ def mock(tmp_path: Path) -> Path:
     """Six images of 5 x 5 pixels in two shards, with a table of halos; every field of the manifest is filled."""
     folder, shards = tmp_path / "mock", []
     for number, n in enumerate((4, 2)):
-        table = HaloTable(np.ones((n, 5), np.float32), np.arange(n + 1))
+        table = HaloTable(np.ones((n, len(HALO_COLUMNS)), np.float32), np.arange(n + 1))
         images, params = np.full((n, 1, 5, 5), number, np.float32), np.zeros((n, 1))
         ids = [f"{number}/{k}" for k in range(n)]
         shards.append(store.write_shard(folder, "train", number, images, np.arange(n) % 2, params, ids, table))

@@ -61,7 +61,7 @@ def whole(small_shards: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def mock(tmp_path: Path) -> Path:
     """Four images with 2, 0, 3 and 1 halos."""
-    rows = np.arange(30, dtype=np.float32).reshape(6, 5)
+    rows = np.arange(6 * len(HALO_COLUMNS), dtype=np.float32).reshape(6, len(HALO_COLUMNS))
     table = HaloTable(rows, np.array([0, 2, 2, 5, 6]))
     images = np.zeros((4, 1, 8, 8), np.float32)
     folder = tmp_path / "mock"
@@ -98,15 +98,17 @@ def test_halos_sum_to_the_stored_truth(whole: Path) -> None:
     has = split.labels > 0
     assert not counts[~has].any()
     assert np.isnan(split.params[~has, column("n_sub")]).all()
-    np.testing.assert_array_equal(counts[has], split.params[has, column("n_sub")])
     assert len(set(counts.tolist())) > 10
     for i in np.flatnonzero(has & (counts > 0))[:100]:
         halos = split.halos(i)
+        half = 16 * 0.3 / 2
+        seen = halos[(np.abs(halos["x"]) < half) & (np.abs(halos["y"]) < half)]
+        assert len(seen) == split.params[i, column("n_sub")]
         assert 1e8 <= halos["mass"].min() <= halos["mass"].max() <= 1e10
         np.testing.assert_allclose(halos["z"], split.params[i, column("z_lens")], rtol=1e-6)
         # what tides leave of a halo is less than its M200
-        assert np.log10(halos["mass"].sum(dtype=float)) > split.params[i, column("log10_m_sub")]
-        assert max(np.abs(halos["x"]).max(), np.abs(halos["y"]).max()) <= 16 * 0.3 / 2
+        if len(seen):
+            assert np.log10(seen["mass"].sum(dtype=float)) > split.params[i, column("log10_m_sub")]
 
 
 def test_the_last_image_and_one_from_the_end(whole: Path) -> None:
@@ -172,8 +174,8 @@ def test_a_table_reads_as_it_was_written(mock: Path) -> None:
     validate(mock, checksums=True)
     split = Dataset(mock).split("train")
     assert [len(split.halos(i)) for i in range(4)] == [2, 0, 3, 1]
-    assert split.halos(2)["y"].tolist() == [12.0, 17.0, 22.0]
-    assert split.halos(3)["mass"].tolist() == [25.0]
+    assert split.halos(2)["y"].tolist() == [22.0, 32.0, 42.0]
+    assert split.halos(3)["mass"].tolist() == [50.0]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_starts_that_do_not_share_the_halos_are_found(mock: Path, start: list[in
 
 
 def _columns(file: h5py.File) -> None:
-    file["halo"].attrs["columns"] = np.array([b"mass", b"y", b"x", b"z", b"concentration"])
+    file["halo"].attrs["columns"] = np.array([k.encode() for k in ("mass", "y", "x", *HALO_COLUMNS[3:])])
 
 
 def _table(value: Any) -> Callable[[h5py.File], None]:
@@ -209,7 +211,9 @@ def _table(value: Any) -> Callable[[h5py.File], None]:
     return change
 
 
-@pytest.mark.parametrize("change", [_columns, _table(np.zeros((6, 4), np.float32)), _table(np.zeros((6, 5)))])
+@pytest.mark.parametrize(
+    "change", [_columns, _table(np.zeros((6, 4), np.float32)), _table(np.zeros((6, len(HALO_COLUMNS))))]
+)
 def test_a_table_of_other_columns_is_found(mock: Path, change: Callable[[h5py.File], None]) -> None:
     with h5py.File(mock / "train-00000.h5", "r+") as file:
         change(file)
@@ -220,7 +224,7 @@ def test_a_table_of_other_columns_is_found(mock: Path, change: Callable[[h5py.Fi
 def test_a_manifest_that_forgets_or_renames_the_table_is_found(mock: Path) -> None:
     path = mock / schema.MANIFEST
     tree = json.loads(path.read_text())
-    for columns, match in (([], "does not fit the manifest"), (["a", "b", "c", "d", "e"], "halos have columns")):
+    for columns, match in (([], "does not fit the manifest"), ([*"abcdefghij"], "halos have columns")):
         path.write_text(json.dumps(tree | {"halo_columns": columns}))
         with pytest.raises(UserError, match=match):
             validate(mock)

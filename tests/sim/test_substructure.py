@@ -13,7 +13,7 @@ from scipy import stats
 
 from deeplense import rng
 from deeplense.errors import UserError
-from deeplense.lensing import cosmology, raytrace
+from deeplense.lensing import cosmology, halo, raytrace
 from deeplense.sim.substructure import POPULATIONS, Substructure
 from deeplense.sim.substructure.none import NoSubstructure
 from deeplense.sim.substructure.point_masses import PointMasses
@@ -99,7 +99,14 @@ def test_far_away_every_population_deflects_like_its_total_mass(name: str) -> No
     x, y = 1000 * torch.cos(angle)[None], 1000 * torch.sin(angle)[None]
     ax, ay = deflection(sub, x, y)
     radial = (ax * torch.cos(angle)) + (ay * torch.sin(angle))
-    total = np.nan_to_num(10 ** sub.truth["log10_m_sub"])  # an image without halos has no logarithm
+    assert sub.halos is not None
+    rows = sub.halos.columns
+    bound = rows["mass"]
+    if rows["concentration"].all():  # of an NFW halo as far as tides left it
+        R_s, _ = halo.nfw_parameters(rows["mass"], rows["concentration"], 0.5, DISTANCES)
+        m_s = halo.scale_mass(rows["mass"], rows["concentration"])
+        bound = halo.tnfw_total_mass(m_s, rows["r_trunc"] / R_s)
+    total = (bound * sub.halos.mask).sum(1)
     theta_E2 = cosmology.theta_E(1e10, DISTANCES) ** 2 * total / 1e10
     np.testing.assert_allclose(radial.numpy().reshape(20, 3), np.repeat(theta_E2[:, None], 3, 1) / 1000, rtol=0.01)
 

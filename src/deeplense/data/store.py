@@ -28,7 +28,8 @@ from deeplense.errors import UserError
 from deeplense.sim.observe import HaloTable
 from deeplense.sim.substructure import HALO_COLUMNS
 
-HALO_UNITS = {"mass": "Msun", "x": "arcsec", "y": "arcsec"}
+HALO_UNITS = dict.fromkeys(("x", "y", "r_s", "r_trunc", "r_core"), "arcsec")
+HALO_UNITS |= {"mass": "Msun", "soliton": "Msun", "angle": "rad"}
 
 
 def write_shard(

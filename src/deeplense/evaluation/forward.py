@@ -16,7 +16,7 @@ from deeplense.errors import UserError
 from deeplense.lensing.cosmology import Distances
 from deeplense.lensing.light import sersic_flux
 from deeplense.lensing.mass import MASS
-from deeplense.lensing.raytrace import Component
+from deeplense.lensing.raytrace import CENTER, Component
 from deeplense.sim import image
 from deeplense.sim.detector import NOTHING_MORE
 from deeplense.sim.scene import Scene
@@ -50,11 +50,11 @@ class Subhalo:
 class Forward:
     """The noiseless image of one scene, as a function of parameters known by name.
 
-    Names are the recipe's: `lens.theta_E`, `lens.gamma1`, …, `source.R_sersic`, …; brightness is `source.magnitude`
-    where the instrument has a zero point, else `source.amplitude`; a vortex has `log10_m_axion`, `vortex_angle` [rad],
-    `vortex_log10_mass` and its centre `vortex_x`, `vortex_y`; an added subhalo `subhalo_log10_mass`, `subhalo_x`,
-    `subhalo_y`. Clumps of a galaxy move with it; its magnitude is that of the rest. Other dark matter of the scene (a
-    population of halos) stays as drawn.
+    Names are the recipe's: `lens.theta_E`, `lens.a4`, `lens.phi4`, …, `source.R_sersic`, …; brightness is
+    `source.magnitude` where the instrument has a zero point, else `source.amplitude`; a vortex has `log10_m_axion`,
+    `vortex_angle` [rad], `vortex_log10_mass`, its centre `vortex_x`, `vortex_y`, several are refused; an added subhalo
+    `subhalo_log10_mass`, `subhalo_x`, `subhalo_y`. Clumps of a galaxy move with it; its magnitude is that of the rest.
+    Other dark matter of the scene (a population of halos) stays as drawn.
 
     Attributes:
         values: name -> value in this scene; may be set. size, pixel_scale, exposure [s]: of the image.
@@ -83,7 +83,7 @@ class Forward:
         lights = {"source": self._scene.source, "lens_light": self._scene.lens_light}
         self._lights = {k: [c for c in found if c.mask is None] for k, found in lights.items()}
         self._clumps = {k: [c for c in found if c.mask is not None] for k, found in lights.items()}
-        self._vortex = self._scene.mass[-1] if "log10_m_axion" in scene.truth else None
+        self._vortex = self._lone_line(scene)
         self.values = self._read()
         self._drawn = dict(self.values)
 
@@ -134,11 +134,29 @@ class Forward:
         background = self.world.instrument.background_sigma(self.pixel_scale, self.exposure)
         return background**2 + mean / self.exposure
 
+    def _lone_line(self, scene: Scene) -> Component | None:
+        """The vortex, if there is one. Raises: UserError: there are several, which have no names."""
+        if "log10_m_axion" not in scene.truth:
+            return None
+        number = int(scene.truth["n_lines"][0])
+        if number > 1:
+            raise UserError(f"this image has {number} vortices; parameters are of one: take another, or number: 1")
+        vortex = self._scene.mass[-1]
+        if number and vortex.mask is not None:  # the others are padding
+            vortex = vortex.only(vortex.mask)
+            self._scene.mass[-1] = vortex
+        return vortex if number else None
+
     def _read(self) -> dict[str, float]:
         values: dict[str, float] = {}
         for component in self._scene.mass:
-            if component.profile in MACRO:
-                values |= {f"lens.{k}": float(v) for k, v in component.params.items()}
+            p = component.params
+            if component.profile == "multipole":
+                theta_E = values["lens.theta_E"]
+                for m, a, phi in zip(*(p[k][0].tolist() for k in ("m", "a_m", "phi_m")), strict=True):
+                    values |= {f"lens.a{round(m)}": a / theta_E, f"lens.phi{round(m)}": phi}
+            elif component.profile in MACRO:
+                values |= {f"lens.{k}": float(v) for k, v in p.items()}
         for prefix, components in self._lights.items():
             for component in components:  # a world has at most one of each
                 values |= {f"{prefix}.{k}": float(v) for k, v in component.params.items() if k != "amp"}
@@ -196,6 +214,12 @@ class Forward:
     def _mass(self, component: Component, v: Values, n: int) -> Component:
         if component is self._vortex:
             return Component(component.profile, self._vortex_params(component, v))
+        if component.profile == "multipole":  # of a lens of any size, as `macro_lens` makes them
+            orders = component.params["m"][0]
+            names = [f"lens.{{}}{round(m)}" for m in orders.tolist()]
+            a, phi = (torch.stack([v[name.format(k)] for name in names], 1) for k in ("a", "phi"))
+            shape = {"m": orders.expand_as(a), "a_m": a * v["lens.theta_E"][:, None], "phi_m": phi}
+            return Component("multipole", shape | {k: v[f"lens.{k}"][:, None].expand_as(a) for k in CENTER})
         if component.profile in MACRO:
             return Component(component.profile, {k: v[f"lens.{k}"][:, None] for k in component.params})
         mask = None if component.mask is None else component.mask.expand(n, -1)

@@ -5,7 +5,8 @@ deflection of a halo there, zero-padded, so that nothing wraps around (Hockney &
 sizes share about ten kernels: beyond `NEAR` − 1 nodes a radial deflection is known by its values at as many radii,
 between which functions interpolate that a singular value decomposition of the whole range of shapes has found (discrete
 empirical interpolation, Chaturantabut & Sorensen 2010). On the 2 `NEAR` x 2 `NEAR` nodes around a halo the result is
-replaced by the exact deflection. What is left is the cubic's error: 1e-3 of a point mass's deflection at `NEAR` nodes,
+replaced by the exact deflection. The grid is half as wide again as the image; halos beyond it are summed on few nodes.
+What is left is the cubic's error: 1e-3 of a point mass's deflection at `NEAR` nodes,
 falling as r⁻⁴. `benchmarks/realistic.py` measures it in images, in units of the noise.
 """
 
@@ -16,7 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.polynomial import chebyshev
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from deeplense.lensing.mass import MASS
@@ -28,13 +32,14 @@ SHAPES = {1: 256, 2: 24, 3: 10}  # tabulated values of each shape parameter, by 
 RADII = 512  # tabulated radii
 HALOS = 2048  # summed together: their neighbourhoods stay in a core's cache
 LEAST = 24  # half the length of the transforms: of shorter ones the last digit depends on the number of threads
+SMOOTH = 16  # nodes a side that tell what halos far outside the image deflect in it
 FEWEST = 16  # halos an image for which a grid is worth its transforms
 
 # profile -> its strength, and the range of each shape parameter [arcsec]
 MESHED: dict[str, tuple[str, dict[str, tuple[float, float]]]] = {
-    "tnfw": ("alpha_Rs", {"R_s": (2e-3, 2.0), "r_trunc": (5e-3, 10.0)}),
-    "ctnfw": ("alpha_Rs", {"R_s": (2e-3, 2.0), "r_trunc": (5e-3, 10.0), "r_core": (1e-3, 2.0)}),
-    "soliton": ("kappa_0", {"theta_c": (1e-3, 3.0)}),
+    "tnfw": ("alpha_Rs", {"R_s": (1e-3, 20.0), "r_trunc": (5e-3, 200.0)}),
+    "ctnfw": ("alpha_Rs", {"R_s": (1e-3, 20.0), "r_trunc": (5e-3, 200.0), "r_core": (1e-3, 10.0)}),
+    "soliton": ("kappa_0", {"theta_c": (1e-3, 10.0)}),
 }
 
 
@@ -45,7 +50,8 @@ class Mesh:
     Attributes:
         function: `(r², **parameters) -> α/r`, linear in `strength`.
         r2: (R, 1) squares of the radii at which a halo's α/r is taken [arcsec²].
-        basis: (2, R, L, L/2 + 1) complex, L ≥ 2 size, transforms of the deflections along x and y that interpolate.
+        basis: (2, R, L, L/2 + 1) complex, L ≥ 2 (size + border), transforms of the deflections along x and y that
+            interpolate.
         near: (2, 2 NEAR + 3, 2 NEAR + 3, R), the same at the nodes around their centre.
     """
 
@@ -61,7 +67,7 @@ class Mesh:
         """α summed over halos, at the grid's nodes.
 
         Args:
-            component: N halos in each of B images, their centres inside the image.
+            component: N halos in each of B images.
 
         Returns:
             alpha_x, alpha_y: (B, size, size) [arcsec].
@@ -72,7 +78,11 @@ class Mesh:
         for images in _groups(there.sum(1).tolist(), HALOS):
             some = there[images]
             halos = {k: v[images][some] for k, v in component.params.items()}
-            parts.append(self._deflection(halos, some.nonzero()[:, 0], len(some), component.fused))
+            image = some.nonzero()[:, 0]
+            within = torch.stack([halos[k].abs() for k in CENTER]).amax(0) < self.reach
+            near, far = ({k: v[part] for k, v in halos.items()} for part in (within, ~within))
+            total = self._deflection(near, image[within], len(some), component.fused)
+            parts.append(total if bool(within.all()) else total + self._distant(far, image[~within], len(some)))
         alpha_x, alpha_y = torch.cat(parts, 1)
         return alpha_x, alpha_y
 
@@ -87,17 +97,44 @@ class Mesh:
         near = (_compiled() if fused else Mesh._near)(self, shape, share, wi, wj, fi, fj)
         return self._far(share, image, n_images, i, j, wi, wj) + self._add(near, image, n_images, i, j)
 
+    @property
+    def border(self) -> int:
+        """Nodes on each side beyond those of the image."""
+        return self.size // 4
+
+    @property
+    def reach(self) -> float:
+        """Half the side of the square in which halos are laid on nodes [arcsec]."""
+        return ((self.size - 1) / 2 + self.border - 1) * self.pixel_scale
+
+    def _distant(self, halos: dict[str, Tensor], image: Tensor, n_images: int) -> Tensor:
+        """(2, B, size, size) of halos beyond: smooth in the image, so a polynomial through few nodes."""
+        half = (self.size - 1) / 2 * self.pixel_scale
+        nodes = np.cos((np.arange(SMOOTH) + 0.5) * np.pi / SMOOTH)  # Chebyshev's
+        line = np.linspace(-1, 1, self.size)
+        degree = SMOOTH - 1
+        between = chebyshev.chebvander(line, degree) @ np.linalg.inv(chebyshev.chebvander(nodes, degree))
+        weights = torch.from_numpy(between).to(self.near)
+        at = torch.from_numpy(nodes * half).to(halos["center_x"])[:, None]
+        dx, dy = ((at - halos[k]).to(self.near) for k in CENTER)
+        shape = {k: v for k, v in halos.items() if k not in CENTER}
+        ratio = self.function(dx * dx + (dy * dy)[:, None], **shape)
+        alpha = torch.stack([ratio * dx, ratio * dy[:, None]])
+        total = alpha.new_zeros(2, SMOOTH, SMOOTH, n_images).index_add_(3, image, alpha)
+        return weights @ total.permute(0, 3, 1, 2) @ weights.T
+
     def _place(self, center: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Node below each centre (H,), weights of the four around it (4, H), and the rest in units of nodes (H,)."""
-        place = center / self.pixel_scale + (self.size - 1) / 2
-        node = place.floor().clamp(1, self.size - 3)  # so that all four are in the image
+        place = center / self.pixel_scale + (self.size - 1) / 2 + self.border
+        node = place.floor().clamp(1, self.size + 2 * self.border - 3)  # so that all four are on the grid
         f = (place - node).to(dtype)
         weights = [-f * (f - 1) * (f - 2) / 6, (f + 1) * (f - 1) * (f - 2) / 2, -(f + 1) * f * (f - 2) / 2]
         return node.long(), torch.stack([*weights, (f + 1) * f * (f - 1) / 6]), f
 
     def _far(self, share: Tensor, image: Tensor, n_images: int, i: Tensor, j: Tensor, wi: Tensor, wj: Tensor) -> Tensor:
         """(2, B, size, size): what the kernels make of shares (R, H) laid on the nodes around each centre."""
-        n, length, around = self.size, self.basis.shape[2], torch.arange(-1, 3, device=i.device)[:, None]
+        n, length = self.size + 2 * self.border, self.basis.shape[2]
+        around = torch.arange(-1, 3, device=i.device)[:, None]
         node = (image * n + i + around)[:, None] * n + j + around
         values = share[:, None, None] * (wi[:, None] * wj)
         grid = share.new_zeros(len(share), n_images * n * n)
@@ -109,7 +146,8 @@ class Mesh:
             for one, kernel in zip(spectrum[1:], kernels[1:], strict=True):
                 sum_.addcmul_(one, kernel)  # an einsum of complex numbers takes three times as long
         alpha: Tensor = torch.fft.irfft2(both, s=(length, length))
-        return alpha[..., :n, :n]
+        seen = slice(self.border, self.border + self.size)
+        return alpha[..., seen, seen]
 
     def _near(
         self, shape: Mapping[str, Tensor], share: Tensor, wi: Tensor, wj: Tensor, fi: Tensor, fj: Tensor
@@ -129,11 +167,12 @@ class Mesh:
 
     def _add(self, near: Tensor, image: Tensor, n_images: int, i: Tensor, j: Tensor) -> Tensor:
         """(2, B, size, size): the halos' neighbourhoods put together, on a grid whose border is then cut."""
-        wide, around = self.size + 2 * NEAR, torch.arange(1, 2 * NEAR + 1, device=i.device)[:, None]
+        edge = self.border + NEAR
+        wide, around = self.size + 2 * edge, torch.arange(1, 2 * NEAR + 1, device=i.device)[:, None]
         node = (image * wide + i + around)[:, None] * wide + j + around
         grid = near.new_zeros(2, n_images * wide * wide)
         grid.scatter_add_(1, node.reshape(1, -1).expand(2, -1), near.flatten(1))
-        return grid.reshape(2, n_images, wide, wide)[..., NEAR:-NEAR, NEAR:-NEAR]
+        return grid.reshape(2, n_images, wide, wide)[..., edge:-edge, edge:-edge]
 
 
 @lru_cache
@@ -147,7 +186,7 @@ def on_grid(component: Component) -> Component:
     return replace(component, mesh=many)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def mesh_for(profile: str, size: int, pixel_scale: float, device: torch.device, dtype: torch.dtype) -> Mesh:
     """The mesh of a profile for a square grid of rays; made once."""
     strength, ranges = MESHED[profile]
@@ -156,7 +195,7 @@ def mesh_for(profile: str, size: int, pixel_scale: float, device: torch.device, 
     axes = [torch.logspace(math.log10(a), math.log10(b), n, dtype=torch.float64) for a, b in ranges.values()]
     every = {k: g.reshape(-1, 1) for k, g in zip(ranges, torch.meshgrid(*axes, indexing="ij"), strict=True)}
     every[strength] = torch.ones(1, 1, dtype=torch.float64)
-    nearest, farthest = math.log10((NEAR - 1) * pixel_scale), math.log10(1.5 * size * pixel_scale)
+    nearest, farthest = math.log10((NEAR - 1) * pixel_scale), math.log10(1.8 * size * pixel_scale)
     radii = torch.logspace(nearest, farthest, RADII, dtype=torch.float64)
     # α, not α/r, is what must be right, relative to each shape's own largest
     sampled = function(radii**2, **every) * radii
@@ -169,7 +208,7 @@ def mesh_for(profile: str, size: int, pixel_scale: float, device: torch.device, 
             break
     # as combinations of real profiles, so that the interpolating functions are known at every radius
     combine = inverse @ (left[:, :rank] / values[:rank]).T
-    half = max(size, LEAST)
+    half = max(next_fast_len(size + size // 4), LEAST)
     line = torch.arange(-half, half, dtype=torch.float64) * pixel_scale  # nodes see each other at these offsets
     unique, place = torch.unique(line[:, None] ** 2 + line**2, return_inverse=True)
     real = function(unique.clamp_min((0.5 * pixel_scale) ** 2), **every) / scale

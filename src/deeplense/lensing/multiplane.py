@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from deeplense.lensing import cosmology, raytrace
+from deeplense.lensing import cosmology, decoupled, raytrace
 from deeplense.lensing.mass import Deflection
-from deeplense.lensing.raytrace import Component
+from deeplense.lensing.raytrace import Component, Plane
 
-
-class Plane(NamedTuple):
-    """Deflectors at one redshift in each of B images.
-
-    Attributes:
-        distance: comoving, in flat space (B,) [Mpc].
-        mass: components whose deflections are reduced for the source, as they would be if they were alone.
-    """
-
-    distance: Tensor
-    mass: Sequence[Component]
+__all__ = ["Plane", "Planes", "trace"]
 
 
 @dataclass(frozen=True)
@@ -34,25 +23,46 @@ class Planes:
         z: (B, P), rising. z_source: (B,). Both stay on the CPU.
         front: how many planes are in front of the lens's.
         Om0: of the flat cosmology; its H0 cancels.
+        coupled: rays are bent in every plane on their way, one after the other; if not, as in `decoupled.py`.
     """
 
     z: Tensor
     z_source: Tensor
     front: int
     Om0: float
+    coupled: bool = True
 
     def __getitem__(self, rows: slice | Tensor) -> Planes:
         return replace(self, z=self.z[rows], z_source=self.z_source[rows])
 
-    def deflection(self, x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
-        """θ − β of the whole way, (B, H, W) [arcsec]; arguments as of `raytrace.deflection`."""
-        chi, chi_s = (
-            torch.from_numpy(cosmology.comoving_distance(z.numpy(), Om0=self.Om0)).to(x)
-            for z in (self.z, self.z_source)
-        )
-        every = sorted({c.plane for c in mass})
-        planes = [Plane(chi[:, self.front + k], [c for c in mass if c.plane == k]) for k in every]
-        beta_x, beta_y = trace(x, y, planes, chi_s)
+    def distances(self) -> tuple[Tensor, Tensor]:
+        """Comoving, to the planes (B, P) and the source (B,) [Mpc], on the CPU."""
+        z, z_source = (cosmology.comoving_distance(z.numpy(), Om0=self.Om0) for z in (self.z, self.z_source))
+        return torch.from_numpy(z), torch.from_numpy(z_source)
+
+    def bending(self, plane: int) -> Tensor:
+        """(B,) share of the lens's deflection by which rays have moved where they meet a plane, 0 in front of it."""
+        chi, chi_s = self.distances()
+        there, lens = chi[:, self.front + plane], chi[:, self.front]
+        return ((there - lens) * chi_s / (there * (chi_s - lens))).clamp_min(0)
+
+    def deflection(
+        self, x: Tensor, y: Tensor, mass: Sequence[Component], nodes: tuple[int, float] | None = None
+    ) -> Deflection:
+        """θ − β of the whole way, (B, H, W) [arcsec].
+
+        Args:
+            x, y, mass: as of `raytrace.deflection`.
+            nodes: number a side and spacing [arcsec] of the grid on which many halos of a plane may be summed, where
+                planes are not coupled.
+        """
+        chi, chi_s = (distance.to(x) for distance in self.distances())
+        every = {k: [c for c in mass if c.plane == k] for k in sorted({0, *(c.plane for c in mass)})}
+        planes = {k: Plane(chi[:, self.front + k], found) for k, found in every.items()}
+        if self.coupled:
+            beta_x, beta_y = trace(x, y, [p for p in planes.values() if p.mass], chi_s)
+        else:
+            beta_x, beta_y = decoupled.trace(x, y, planes, chi_s, nodes)
         return x - beta_x, y - beta_y
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -80,6 +81,18 @@ class Component:
             yield Component(self.profile, {k: v[:, start : start + step] for k, v in self.params.items()}, mask)
 
 
+class Plane(NamedTuple):
+    """Deflectors at one redshift in each of B images.
+
+    Attributes:
+        distance: comoving, in flat space (B,) [Mpc].
+        mass: components whose deflections are reduced for the source, as they would be if they were alone.
+    """
+
+    distance: Tensor
+    mass: Sequence[Component]
+
+
 def deflection(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
     """α summed over all deflectors.
 
@@ -91,7 +104,12 @@ def deflection(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
 
     Returns:
         alpha_x, alpha_y: (B, H, W) [arcsec].
+
+    Raises:
+        ValueError: components of several planes, whose deflections do not add up.
     """
+    if len({c.plane for c in mass}) > 1:
+        raise ValueError("mass lies in several planes; use the scene's planes: planes.deflection(x, y, mass)")
     batch = next(iter(mass[0].params.values())).shape[0] if mass else x.shape[0]
     shape = _shape((batch, 1, 1), x.shape, y.shape)
     strengths = [c.params[MASS[c.profile].strength[0]] for c in mass]
@@ -102,7 +120,8 @@ def deflection(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
         profile = MASS[component.profile]
         fused = component.fused and profile.circular
         fused = fused and not any(v.requires_grad for v in (x, y, *component.params.values()))
-        for part in component.chunks(shape[1] * shape[2], FUSED if fused else None):
+        whole = fused or (profile.summed and x.shape[-2] == y.shape[-1] == 1)
+        for part in component.chunks(shape[1] * shape[2], FUSED if whole else None):
             params = dict(part.params)
             if part.mask is not None:
                 params |= {name: params[name] * part.mask for name in profile.strength}
@@ -184,15 +203,25 @@ def grid(size: int, pixel_scale: float, device: torch.device | str, dtype: torch
     return line[None, None, :], line[None, :, None]
 
 
-def magnification(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Tensor:
+class Through(Protocol):
+    """What bends rays in several planes, e.g. `multiplane.Planes`."""
+
+    def deflection(self, x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection: ...
+
+
+def magnification(x: Tensor, y: Tensor, mass: Sequence[Component], planes: Through | None = None) -> Tensor:
     """μ = 1/det(1 − ∂α/∂θ), by automatic differentiation.
 
     Args:
-        x, y: (B, H, W), the same shape. mass: components with B images each.
+        x, y: (B, H, W), the same shape. mass: components with B images each. planes: where theirs are, if in several.
+
+    Raises:
+        ValueError: components of several planes, but no planes.
     """
+    bend = deflection if planes is None else planes.deflection
     x, y = x.detach().requires_grad_(True), y.detach().requires_grad_(True)
     with torch.enable_grad():
-        alpha_x, alpha_y = deflection(x, y, mass)
+        alpha_x, alpha_y = bend(x, y, mass)
         xx, xy = torch.autograd.grad(alpha_x.sum(), (x, y), retain_graph=True)
         yx, yy = torch.autograd.grad(alpha_y.sum(), (x, y))
     return 1 / ((1 - xx) * (1 - yy) - xy * yx)

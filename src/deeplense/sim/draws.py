@@ -104,6 +104,13 @@ class Draws:
                 drawn[f"lens.{k}"][rows] = prior.sample(generator, rows.shape)
         return self._derived(drawn)
 
+    def stored(self, label: int, truth: Drawn, n: int) -> Drawn:
+        """Macro lenses and redshifts of n images of a class, of which what varies is known."""
+        priors = {f"lens.{k}": p for k, p in (self._lens | self._own_lens[label]).items()} | self.redshifts
+        nothing = rng.generator(0, "check", 0)  # constants alone are not stored
+        drawn = {k: truth[k] if k in truth else p.sample(nothing, (n,)) for k, p in priors.items()}
+        return self._derived(drawn | {k: truth[k] for k in self.tied})
+
     @cached_property
     def selected(self) -> float | None:
         """Share of the lenses drawn that the selection keeps, by 2,048 of them; None where there is none."""

@@ -74,8 +74,9 @@ def _surfaces(scene: Scene, size: int, pixel_scale: float, supersampling: int) -
     if scene.planes is None:
         alpha_x, alpha_y = raytrace.deflection(x, y, [c for c in scene.mass if not c.mesh])
     else:
-        alpha_x, alpha_y = (alpha.to(scale.dtype) for alpha in scene.planes.deflection(x, y, scene.mass))
-    for light in (c for c in scene.mass if c.mesh):
+        nodes = size + 2, pixel_scale
+        alpha_x, alpha_y = (alpha.to(scale.dtype) for alpha in scene.planes.deflection(x, y, scene.mass, nodes))
+    for light in (c for c in scene.mass if c.mesh and scene.planes is None):
         grid = mesh_for(light.profile, x.shape[-1], pixel_scale / supersampling, scale.device, scale.dtype)
         more_x, more_y = grid.deflection(light)
         alpha_x, alpha_y = alpha_x + more_x, alpha_y + more_y

@@ -13,6 +13,7 @@ from torch import Tensor
 from deeplense.errors import UserError
 from deeplense.lensing import raytrace
 from deeplense.lensing.mass import MASS
+from deeplense.lensing.multiplane import Planes
 from deeplense.lensing.raytrace import Component
 
 Array = NDArray[np.float64]
@@ -48,10 +49,11 @@ def macro_lens(drawn: Mapping[str, Array], alike: bool = False) -> list[Componen
     return [dataclasses.replace(c, alike=alike) for c in found]
 
 
-def match_mass(drawn: Mapping[str, Array], substructure: list[Component]) -> Array:
+def match_mass(drawn: Mapping[str, Array], substructure: list[Component], planes: Planes | None = None) -> Array:
     """Einstein radii (n,) of macro lenses which, with the substructure, hold the mass that theirs alone would.
 
     The mass inside a circle is the mean radial deflection on it (Gauss), that of a power law goes as θ_E^(γ−1).
+    Behind the lens the circle is smaller, as its rays have been bent.
 
     Raises:
         UserError: the substructure alone is heavier.
@@ -60,7 +62,7 @@ def match_mass(drawn: Mapping[str, Array], substructure: list[Component]) -> Arr
     if not substructure or not len(radius):
         return radius
     alone = _radial(drawn, macro_lens(drawn)[:1])
-    left = 1 - _radial(drawn, substructure) / alone
+    left = 1 - _radial(drawn, substructure, planes) / alone
     if (left < 1 - MOST).any():
         raise UserError(
             f"simulation.match_mass: substructure holds {1 - left.min():.0%} of the mass inside theta_E; lower its mass"
@@ -68,11 +70,12 @@ def match_mass(drawn: Mapping[str, Array], substructure: list[Component]) -> Arr
     return np.asarray(radius * left ** (1 / (drawn["lens.gamma"] - 1)))
 
 
-def _radial(drawn: Mapping[str, Array], mass: list[Component]) -> Array:
-    """(n,) mean radial deflection on the circle θ_E around the macro lens."""
-    x, y, R = (torch.from_numpy(drawn[f"lens.{k}"])[:, None] for k in ("center_x", "center_y", "theta_E"))
-    total = torch.zeros_like(R[:, 0])
+def _radial(drawn: Mapping[str, Array], mass: list[Component], planes: Planes | None = None) -> Array:
+    """(n,) mean radial deflection of the rays on the circle θ_E around the macro lens."""
+    x, y, theta_E = (torch.from_numpy(drawn[f"lens.{k}"])[:, None] for k in ("center_x", "center_y", "theta_E"))
+    total = torch.zeros_like(theta_E[:, 0])
     for component in mass:
+        R = theta_E if planes is None else theta_E * (1 - planes.bending(component.plane))[:, None]
         if MASS[component.profile].circular:
             total += _radial_of_circular(component, x, y, R)
         else:

@@ -19,6 +19,7 @@ from torch import Tensor
 from deeplense.errors import UserError
 from deeplense.lensing import raytrace
 from deeplense.lensing.mass import MASS as PROFILES
+from deeplense.lensing.multiplane import Planes
 from deeplense.lensing.raytrace import Component
 from deeplense.sim.instrument import Instrument
 from deeplense.sim.psf import moffat
@@ -213,6 +214,7 @@ def _lens_model(scene: Scene, row: int) -> tuple[Any, list[dict[str, float]]]:
     planes: list[int] = []
     replaced: dict[int, Any] = {}
     scale = float(scene.deflection_scale[row])
+    apart = scene.planes is not None and not scene.planes.coupled
     for component in scene.mass:
         for params in _profiles(component, row):
             if component.profile in REPLACED:
@@ -220,14 +222,16 @@ def _lens_model(scene: Scene, row: int) -> tuple[Any, list[dict[str, float]]]:
             for strength in PROFILES[component.profile].strength:
                 # every strength is linear in α, but for θ_E of a power law
                 power = 1 / (params["gamma"] - 1) if component.profile == "epl" else 1.0
-                params[strength] *= scale**power
+                params[strength] *= 1.0 if apart else scale**power
             name, convert = MASS[component.profile]
             names.append(name)
             kwargs.append(convert(params))
             planes.append(component.plane)
-    if scene.planes is None:
+    if scene.planes is None or apart:
         model = LensModel(names)
         functions = model.lens_model.func_list
+        if scene.planes is not None:
+            model.ray_shooting = functools.partial(_decoupled, functions, scene.planes[row : row + 1], planes, scale)
     else:
         at = scene.planes[row : row + 1]
         redshifts = [float(at.z[0, at.front + k]) for k in planes]
@@ -244,6 +248,33 @@ def _lens_model(scene: Scene, row: int) -> tuple[Any, list[dict[str, float]]]:
     for position, profile in replaced.items():
         functions[position] = profile
     return model, kwargs
+
+
+def _decoupled(
+    functions: list[Any], at: Planes, planes: list[int], scale: float, x: Any, y: Any, kwargs: Any, **_: Any
+) -> tuple[Any, Any]:
+    """Rays where planes in front of the lens, and those behind it, do not see each other's deflections.
+
+    With comoving distances D: x_l = θ − Σ_f (1 − D_f/D_l) α̂_f(θ), then straight on behind the lens.
+    """
+    z = dict(zip(sorted({0, *planes}), [float(at.z[0, at.front + k]) for k in sorted({0, *planes})], strict=True))
+    cosmo = FlatLambdaCDM(H0=70, Om0=at.Om0)
+    D, D_s = ({k: cosmo.comoving_distance(v).value for k, v in z.items()}), cosmo.comoving_distance(float(at.z_source))
+    theta, source = np.stack([x, y]), D_s.value
+
+    def bend(k: int, where: NDArray[np.float64]) -> NDArray[np.float64]:
+        """α̂ of a plane."""
+        those = [i for i, plane in enumerate(planes) if plane == k]
+        alpha = sum((np.stack(functions[i].derivatives(*where, **kwargs[i])) for i in those), np.zeros_like(where))
+        return np.asarray(alpha * source / (source - D[k]))
+
+    first = {k: bend(k, theta) for k in z if k < 0}
+    first[0] = bend(0, theta - sum(((1 - D[k] / D[0]) * a for k, a in first.items()), np.zeros_like(theta)))
+    bent = dict(first)
+    for k in (k for k in z if k > 0):
+        bent[k] = bend(k, theta - sum((1 - D[i] / D[k]) * a for i, a in first.items()))
+    beta = theta - scale * sum((1 - D[k] / source) * a for k, a in bent.items())
+    return beta[0], beta[1]
 
 
 def _light_model(components: list[Component], row: int) -> tuple[Any, list[dict[str, float]]]:

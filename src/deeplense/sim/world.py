@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from deeplense.errors import UserError
 from deeplense.lensing import cosmology
 from deeplense.lensing.cosmology import Distances
 from deeplense.lensing.mesh import on_grid
+from deeplense.lensing.multiplane import Planes
 from deeplense.lensing.raytrace import Component
 from deeplense.sim import psf
 from deeplense.sim.bands import bands_of, pixel_scale
@@ -24,12 +26,19 @@ from deeplense.sim.draws import Drawn, Draws
 from deeplense.sim.macro import macro_lens, match_mass
 from deeplense.sim.scene import InBand, Scene
 from deeplense.sim.substructure import POPULATIONS, Host, Substructure, Truth
-from deeplense.sim.substructure.base import POPULATION, is_population, tensors
+from deeplense.sim.substructure.base import POPULATION, is_population, padded, tensors
 
 PYHALO = (
     69.7,
     0.2814,
 )  # H0, Om0: DeepLenseSim takes this one ratio from pyHalo's cosmology, not from its own
+
+
+class Rebuilt(NamedTuple):
+    """Deflectors, and the planes in which they are, as `Scene` has them."""
+
+    mass: list[Component]
+    planes: Planes | None
 
 
 class World:
@@ -136,6 +145,23 @@ class World:
                 out[:, column] = scene.truth[truth.name].numpy()
         return out
 
+    def rebuild(self, label: int, params: NDArray[Any], rows: Sequence[NDArray[Any]]) -> Rebuilt:
+        """Deflectors of n stored images of one class, from what a dataset keeps of them: nothing is drawn again.
+
+        Args:
+            params: (n, P), as `truth_row`. rows: of each image, a structured array of its halos (`Split.halos`); empty
+                arrays for a class that has none.
+        """
+        stored = {t.name: params[:, k] for k, t in enumerate(self.truth)}
+        drawn = self._draws.stored(label, stored, len(params))
+        population = self._populations[label]
+        check(
+            hasattr(population, "build"), f"simulation.classes.{self.classes[label]}", "its population has no 'build'"
+        )
+        truth = {t.name: stored[t.name] for t in population.truth()}
+        sub = population.build(truth, padded(rows), self._host(drawn))
+        return Rebuilt(self._mass(drawn, sub, label), sub.planes)
+
     def _host(self, drawn: Drawn) -> Host:
         columns = {k: v[:, None] for k, v in drawn.items()}
         c = self.simulation.cosmology
@@ -156,14 +182,8 @@ class World:
         self, drawn: Drawn, sub: Substructure, label: int, index: NDArray[np.int64], bands: list[InBand]
     ) -> Scene:
         truth = {**drawn, **sub.truth}
-        if self.simulation.match_mass:
-            drawn = drawn | {"lens.theta_E": match_mass(drawn, [c for c in sub.mass if c.plane == 0])}
-        macro = macro_lens(drawn, alike=self._draws.fixed(label) and not self.simulation.match_mass)
-        halos = [dataclasses.replace(c, fused=self.simulation.compile) for c in sub.mass]
-        if self.simulation.mesh and sub.planes is None:  # rays on a grid meet one plane alone
-            halos = [on_grid(c) for c in halos]
         return Scene(
-            mass=[*macro, *halos],
+            mass=self._mass(drawn, sub, label),
             source=bands[0].source,
             lens_light=bands[0].lens_light,
             deflection_scale=torch.full((len(index),), self.deflection_scale, dtype=torch.float64),
@@ -177,6 +197,15 @@ class World:
             planes=sub.planes,
             more_bands=bands[1:],
         )
+
+    def _mass(self, drawn: Drawn, sub: Substructure, label: int) -> list[Component]:
+        if self.simulation.match_mass:
+            drawn = drawn | {"lens.theta_E": match_mass(drawn, sub.mass, sub.planes)}
+        macro = macro_lens(drawn, alike=self._draws.fixed(label) and not self.simulation.match_mass)
+        halos = [dataclasses.replace(c, fused=self.simulation.compile) for c in sub.mass]
+        if self.simulation.mesh and not (sub.planes and sub.planes.coupled):  # rays bent in turn lie on no grid
+            halos = [on_grid(c) for c in halos]
+        return [*macro, *halos]
 
     def _seen(self, drawn: Drawn, seed: int, stream: str, block: int) -> list[InBand]:
         """Light, exposure and PSF in each band, for a whole block; `drawn` gains what the light draws."""

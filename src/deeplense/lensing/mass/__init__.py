@@ -30,7 +30,7 @@ MASS: dict[str, MassProfile] = {
     "shear": MassProfile(shear, ("gamma1", "gamma2")),
     "mass_sheet": MassProfile(mass_sheet, ("kappa",)),
     "square_sheet": MassProfile(square_sheet, ("kappa",)),
-    "plane_wave": MassProfile(plane_wave, ("kappa",)),
+    "plane_wave": MassProfile(plane_wave, ("kappa",), summed=True),
     "point_mass": MassProfile(point_mass, ("theta_E2",), circular=True),
     "plummer": MassProfile(plummer, ("theta_E2",), circular=True),
     "line_mass": MassProfile(line_mass, ("theta_E2",)),

@@ -17,8 +17,10 @@ class MassProfile(NamedTuple):
         function: `(x, y, **parameters) -> (alpha_x, alpha_y)`; of a circular profile `(r², **parameters) -> α/r`, and
             `center_x`, `center_y` are dealt with by the ray shooter, which is faster for many of them.
         strength: parameters that switch it off when zero (masked entries of a padded array).
+        summed: the function sums over all N itself, on a grid of rays without a temporary for each.
     """
 
     function: Callable[..., Any]
     strength: tuple[str, ...]
     circular: bool = False
+    summed: bool = False

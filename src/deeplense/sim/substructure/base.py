@@ -1,12 +1,14 @@
 """What a population of dark structure gets and gives.
 
-To add one: a dataclass whose fields are its recipe parameters, with `truth` and `sample`, in a file of its own; one
+To add one: a dataclass whose fields are its recipe parameters, with `truth` and `sample`, in a file of its own; with
+`build`, which makes the deflectors from truth and halos' rows alone, they can be made again from a stored image; one
 line in `POPULATIONS` (or `population: my_package.module:Class` in a recipe, see `deeplense.allow`). The contract test
 runs over every entry.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, NamedTuple
 
@@ -65,12 +67,21 @@ class Host:
     def __len__(self) -> int:
         return len(self.z_lens)
 
+    @property
+    def inner(self) -> Array:
+        """Radius of the circle inside which substructure adds no mass on average [arcsec]: 2 θ_E, if the image holds
+        it."""
+        return np.asarray(np.minimum(2 * self.theta_E, self.half_width))
 
-HALO_COLUMNS = ("mass", "x", "y", "z", "concentration")  # Msun, arcsec, arcsec, redshift, of r200
+
+# mass [Msun], place [arcsec], redshift; of a halo c200, the radii of scale, truncation and core [arcsec], the mass of
+# its soliton [Msun]; of a line its angle [rad]; 0 where there is no such thing
+HALO_COLUMNS = ("mass", "x", "y", "z", "concentration", "r_s", "r_trunc", "r_core", "soliton", "angle")
 
 
 class Halos(NamedTuple):
-    """Every halo of n images, padded: column -> (n, N), and the mask (n, N), False where the array is padding."""
+    """Every halo (point, line) of n images, padded: column -> (n, N), and the mask (n, N), False where the array is
+    padding. With the truth they are all that a population's deflectors are made of."""
 
     columns: dict[str, Array]
     mask: NDArray[np.bool_]
@@ -100,6 +111,20 @@ def check_number(number: Array, where: str) -> None:
     """Raises: UserError: more than can be."""
     if number.max(initial=0) > MOST:
         raise UserError(f"{where} draws {number.max():,} in one image, more than {MOST:,}; lower it")
+
+
+def record(mask: NDArray[np.bool_], **columns: Array) -> Halos:
+    """Rows of `HALO_COLUMNS`, 0 where a column is not given."""
+    return Halos({k: columns.get(k, 0.0) * np.ones(mask.shape) for k in HALO_COLUMNS}, mask)
+
+
+def padded(rows: Sequence[Array]) -> Halos:
+    """The rows of each of n images, structured arrays with fields `HALO_COLUMNS`, as one."""
+    mask = np.arange(max([1, *map(len, rows)])) < np.array([len(r) for r in rows])[:, None]
+    columns = {k: np.ones(mask.shape) for k in HALO_COLUMNS}  # padding must deflect nothing, but be a number
+    for k, values in columns.items():
+        values[mask] = np.concatenate([r[k] if len(r) else np.empty(0) for r in rows])
+    return Halos(columns, mask)
 
 
 def tensors(arrays: dict[str, Array]) -> dict[str, torch.Tensor]:

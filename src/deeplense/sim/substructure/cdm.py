@@ -6,7 +6,7 @@ The other halo families are this one with something changed: `warm.py`, `self_in
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -29,26 +29,14 @@ from deeplense.sim.substructure.base import (
     Substructure,
     Truth,
     log10_or_nan,
+    record,
     tensors,
     together,
 )
+from deeplense.sim.substructure.deflectors import deflectors
 
 PIVOT = 1e8  # Msun, m0 of the mass function
 DEPTHS = 4  # of the quadrature along the line of sight
-
-
-class Population(NamedTuple):
-    """Halos of one origin: their rows (n, N), which exist, as deflectors, and their redshifts."""
-
-    rows: dict[str, Array]
-    mask: Array
-    components: list[Component]
-    z: Array
-
-    def columns(self) -> dict[str, Array]:
-        """As `HALO_COLUMNS`."""
-        names = {"mass": "mass", "x": "center_x", "y": "center_y", "concentration": "concentration"}
-        return {k: self.rows[v] for k, v in names.items()} | {"z": self.z * np.ones(self.mask.shape)}
 
 
 @dataclass
@@ -56,9 +44,9 @@ class ColdDarkMatter:
     """d²N/dm dA = Σ_sub/m0 (m/m0)^α F(M_host, z), m0 = 10⁸ M☉ (Gilman et al. 2020, arXiv 1908.06983, eq. 4).
 
     log10 F = 0.88 log10(M_host/10¹³) + 1.7 log10(z + 0.5): their values, those of older pyHalo and of paltas.
-    A Poisson number of halos lies uniformly in the image; masses are M200 at the lens before stripping;
-    concentrations and truncation as in `galaxy.py`. A negative sheet of mass takes away the mean that the halos add,
-    because the macro lens already holds it.
+    A Poisson number of halos lies uniformly in a disc that holds the image, wider for heavier ones; masses are M200 at
+    the lens before stripping; concentrations and truncation as in `galaxy.py`. A negative sheet of mass takes away the
+    mean that the halos add, because the macro lens already holds it.
 
     Attributes:
         sigma_sub: prior of Σ_sub [kpc⁻²]. log10_m_host: prior of log10 of the host's M200 [Msun];
@@ -67,10 +55,12 @@ class ColdDarkMatter:
         compensate: add the mass sheet.
         line_of_sight: factor on the abundance of field halos between observer and source, of the same range of masses
             (`line_of_sight.py`); 0 is none, 1 as many as Sheth & Tormen (1999) expect.
-        multi_plane: trace rays through planes in which field halos lie; if not, they are projected onto the lens.
+        multi_plane: bend rays at every field halo on their way; if not, each plane sees the rays that macro lens and
+            subhalos have bent, not its neighbours (`lensing/decoupled.py`), which is far quicker.
 
-    Truth: n_sub, log10_m_sub count subhalos alone; f_sub is their bound mass inside 2 θ_E over all mass there of an
-    isothermal lens, 2π θ_E² Σ_cr; where the image does not hold the whole circle, of the part that it holds.
+    Truth: n_sub, log10_m_sub count subhalos whose centre is in the image; f_sub is their bound mass inside 2 θ_E over
+    all mass there of an isothermal lens, 2π θ_E² Σ_cr; where the image does not hold the whole circle, of the part that
+    it holds.
     """
 
     sigma_sub: Spec = 0.025
@@ -115,89 +105,106 @@ class ColdDarkMatter:
         log10_m_host = host.log10_m_host if self._log10_m_host is None else self._log10_m_host.sample(rng, (n, 1))
         if log10_m_host is None:
             raise UserError(f"{type(self).__name__}.log10_m_host is null, and simulation.sky draws none; give a prior")
-        particle = self.draw_particle(rng, n)
-        main = galaxy.MainHalo.of(log10_m_host, host)
-        area = (2 * host.half_width * host.distances.kpc_per_arcsec) ** 2
-        density = self.number_density(sigma_sub, log10_m_host, host.z_lens)
-        found = self._subhalos(rng, host, density * area, main, particle)
-        components = found.components + self.diffuse(particle, host, main, rng)
-        kappa = -self.mean_density(density, main, particle, host) / host.distances.sigma_cr
-        bound = found.rows["bound"] * found.mask
-        r = np.hypot(found.rows["center_x"] - host.center_x, found.rows["center_y"] - host.center_y)
+        drawn = {"sigma_sub": sigma_sub, "log10_m_host": log10_m_host, **self.draw_particle(rng, n)}
+        rows, mask = self._subhalos(rng, host, drawn)
+        seen = mask & (np.maximum(np.abs(rows["x"]), np.abs(rows["y"])) < host.half_width)
+        bound = rows["bound"] * seen
+        r = np.hypot(rows["x"] - host.center_x, rows["y"] - host.center_y)
         total = 2 * np.pi * (host.theta_E * host.distances.kpc_per_arcsec) ** 2 * host.distances.sigma_cr
         inside = total * galaxy.share_seen(2 * host.theta_E, host.half_width)
-        truth = {
-            "sigma_sub": sigma_sub,
-            "log10_m_host": log10_m_host,
-            **particle,
-            "n_sub": found.mask.sum(1).astype(float),
+        drawn |= {
+            "n_sub": seen.sum(1).astype(float),
             "log10_m_sub": log10_or_nan(bound.sum(1)),
             "f_sub": (bound * (r < 2 * host.theta_E)).sum(1) / inside[:, 0],
         }
-        columns, mask, planes = found.columns(), found.mask, None
         if self.line_of_sight > 0:
-            slices = los.Slices.of(host, self.multi_plane)
-            field = self._field(rng, slices, host, particle)
-            components += field.components
-            mean = los.mean_convergence(slices, host, self._field_density(slices, particle, host))
-            if self.multi_plane:
-                planes = slices.planes(host)
-                sheets = los.in_planes(_sheet(-mean, host), np.broadcast_to(np.arange(mean.shape[1]), mean.shape))
-                components += sheets if self.compensate else []
-            else:
-                kappa = kappa - mean.sum(1, keepdims=True)
-            truth["n_los"] = field.mask.sum(1).astype(float)
-            columns = {k: np.concatenate([v, field.columns()[k]], axis=1) for k, v in columns.items()}
-            mask = np.concatenate([mask, field.mask], axis=1)
+            field, there = self._field(rng, host, drawn)
+            seen = there & (np.maximum(np.abs(field["x"]), np.abs(field["y"])) < host.half_width)
+            drawn["n_los"] = seen.sum(1).astype(float)
+            rows = {k: np.concatenate([rows[k], field[k]], axis=1) for k in rows}
+            mask = np.concatenate([mask, there], axis=1)
+        rows.pop("bound")
+        return self.build({k: np.reshape(v, n) for k, v in drawn.items()}, record(mask, **rows), host)
+
+    def build(self, truth: dict[str, Array], halos: Halos, host: Host) -> Substructure:
+        drawn = {k: v[:, None] for k, v in truth.items()}
+        main = galaxy.MainHalo.of(drawn["log10_m_host"], host)
+        density = self.number_density(drawn["sigma_sub"], drawn["log10_m_host"], host.z_lens)
+        kappa = -self.mean_density(density, main, drawn, host) / host.distances.sigma_cr
+        sheets = [_sheet(kappa)] if self.compensate else []
+        diffuse = self.diffuse(drawn, host, main)
+        if not self.line_of_sight:
+            return Substructure([*deflectors(*halos, host), *diffuse, *sheets], truth, halos)
+        slices = los.Slices.of(host)
+        index = slices.nearest(halos.columns["z"], host)
+        near = index == los.FRONT
+        components = deflectors(halos.columns, halos.mask & near, host)
+        components = [c.only(torch.from_numpy(near)) for c in components] + diffuse
+        for c in deflectors(halos.columns, halos.mask & ~near, slices.pick(index, host)):
+            components += los.in_planes(c, index)
+        mean = -los.mean_convergence(slices, self._field_density(slices, drawn, host))
         if self.compensate:
-            components.append(_sheet(kappa, host))
-        return Substructure(components, {k: np.reshape(v, n) for k, v in truth.items()}, Halos(columns, mask), planes)
+            number = np.delete(np.arange(mean.shape[1] + 1), los.FRONT)
+            sheets += los.in_planes(_sheet(mean), np.broadcast_to(number, mean.shape))
+        return Substructure([*components, *sheets], truth, halos, slices.planes(host, self.multi_plane))
 
     def number_density(self, sigma_sub: Array, log10_m_host: Array, z_lens: Array) -> Array:
         """Subhalos of `mass` per kpc² before suppression: the integral of the mass function."""
-        k = self.slope + 1
-        low, high = self.mass[0] / PIVOT, self.mass[1] / PIVOT
         host = 10 ** (0.88 * (log10_m_host - 13) + 1.7 * np.log10(z_lens + 0.5))
-        return np.asarray(sigma_sub * host * (high**k - low**k) / k)
+        low, high = (m / PIVOT for m in self.mass)
+        return np.asarray(sigma_sub * host * galaxy.integral(low, high, self.slope))
 
-    def _subhalos(
-        self, rng: Generator, host: Host, expected: Array, main: galaxy.MainHalo, particle: dict[str, Array]
-    ) -> Population:
-        """Halos of the lens galaxy, `expected` (n, 1) of them before suppression."""
+    def _subhalos(self, rng: Generator, host: Host, drawn: dict[str, Array]) -> tuple[dict[str, Array], Array]:
+        """Halos of the lens galaxy, (n, N), and which exist."""
+        # in a disc of area π (a + b m^⅓)²: a mixture of three power laws
+        (low, high), (a, b) = self.mass, galaxy.reach(host, self.mass[0])
+        laws = [(np.pi * a * a, 0.0), (2 * np.pi * a * b, 1 / 3), (np.pi * b * b, 2 / 3)]
+        parts = [area * galaxy.integral(low, high, self.slope + k) for area, k in laws]
+        cumulative = np.cumsum(np.concatenate(parts, 1), 1)
+        density = self.number_density(drawn["sigma_sub"], drawn["log10_m_host"], host.z_lens)
+        density = density * host.distances.kpc_per_arcsec**2 / galaxy.integral(low, high, self.slope)
+        expected = density * cumulative[:, -1:]
         self._check_number(expected)
         number = rng.poisson(expected)
         shape = (len(host), max(1, int(number.max(initial=0))))
-        mass = Prior("power_law", (*self.mass, self.slope)).sample(rng, shape)
-        drawn = {
+        law = (rng.random(shape)[..., None] * cumulative[:, -1:, None] > cumulative[:, None]).sum(-1)
+        mass = np.choose(law, [Prior("power_law", (*self.mass, self.slope + k)).sample(rng, shape) for _, k in laws])
+        r, angle = (a + b * mass ** (1 / 3)) * np.sqrt(rng.random(shape)), rng.uniform(0, 2 * np.pi, shape)
+        rows = {
             "mass": mass,
-            "center_x": rng.uniform(-host.half_width, host.half_width, shape),
-            "center_y": rng.uniform(-host.half_width, host.half_width, shape),
+            "x": r * np.cos(angle),
+            "y": r * np.sin(angle),
             "quantile": rng.random(shape),
             "spread": 10 ** (self.scatter * rng.standard_normal(shape)),
         }
-        exists = (np.arange(shape[1]) < number) & (rng.random(shape) < self.survival(mass, particle))
-        drawn, mask = together(drawn, exists)
-        r = np.hypot(drawn["center_x"] - host.center_x, drawn["center_y"] - host.center_y)
-        depth = main.radius_3d(r * host.distances.kpc_per_arcsec, drawn.pop("quantile"))
-        rows = drawn | self.rows(drawn["mass"], depth, drawn.pop("spread"), particle, host)
-        return Population(rows, mask, self.components(rows, mask, particle, host, rng), host.z_lens)
+        exists = (np.arange(shape[1]) < number) & (rng.random(shape) < self.survival(mass, drawn))
+        rows, mask = together(rows, exists)
+        r = np.hypot(rows["x"] - host.center_x, rows["y"] - host.center_y)
+        main = galaxy.MainHalo.of(drawn["log10_m_host"], host)
+        depth = main.radius_3d(r * host.distances.kpc_per_arcsec, rows.pop("quantile"))
+        return self._moulded(rng, rows, depth, drawn, host), mask
 
-    def _field(self, rng: Generator, slices: los.Slices, host: Host, particle: dict[str, Array]) -> Population:
+    def _field(self, rng: Generator, host: Host, drawn: dict[str, Array]) -> tuple[dict[str, Array], Array]:
         """Halos between observer and source."""
+        slices = los.Slices.of(host)
         self._check_number(los.expected(slices, host, self.mass, self.line_of_sight)[0].sum(1))
-        drawn, mask = los.draw(rng, slices, host, self.mass, self.line_of_sight)
+        rows, mask = los.draw(rng, slices, host, self.mass, self.line_of_sight)
         shape = mask.shape
-        drawn["spread"] = 10 ** (self.scatter * rng.standard_normal(shape))
-        drawn, mask = together(drawn, mask & (rng.random(shape) < self.survival(drawn["mass"], particle, field=True)))
-        index = drawn.pop("slice")
-        plane, beta, behind = slices.pick(index, host)
-        rows = drawn | self.rows(drawn["mass"], None, drawn.pop("spread"), particle, plane)
-        r = np.hypot(drawn["center_x"] - host.center_x, drawn["center_y"] - host.center_y)
-        weight, _ = los.coupling(r, host.theta_E, beta, behind)
-        components = [los.project(c, weight, behind) for c in self.components(rows, mask, particle, plane, rng)]
-        if self.multi_plane:
-            components = [part for c in components for part in los.in_planes(c, index)]
-        return Population(rows, mask, components, plane.z_lens)
+        rows["spread"] = 10 ** (self.scatter * rng.standard_normal(shape))
+        rows, mask = together(rows, mask & (rng.random(shape) < self.survival(rows["mass"], drawn, field=True)))
+        plane = slices.pick(rows.pop("slice"), host)
+        return self._moulded(rng, rows, None, drawn, plane), mask
+
+    def _moulded(
+        self, rng: Generator, rows: dict[str, Array], depth: Array | None, drawn: dict[str, Array], host: Host
+    ) -> dict[str, Array]:
+        """Mass and place with all that `HALO_COLUMNS` says of a halo, and its bound mass."""
+        made = self.rows(rows["mass"], depth, rows.pop("spread"), drawn, host)
+        nothing = np.zeros(rows["mass"].shape)
+        rows |= {"z": host.z_lens + nothing, "concentration": made["concentration"], "r_s": made["R_s"]}
+        rows |= {"r_trunc": made["r_trunc"], "r_core": nothing, "soliton": nothing, "bound": made["bound"]}
+        self.mould(rows, drawn, host, rng)
+        return rows
 
     def rows(
         self, mass: Array, depth: Array | None, spread: Array, particle: dict[str, Array], host: Host
@@ -220,22 +227,24 @@ class ColdDarkMatter:
         return {"mass": mass, **sizes, "concentration": c, "bound": bound}
 
     def mean_density(self, density: Array, main: galaxy.MainHalo, particle: dict[str, Array], host: Host) -> Array:
-        """(n, 1) mean surface density of bound mass in the image [Msun/kpc²], by quadrature over mass, depth,
-        concentration; less what heavy halos spread beyond the image.
+        """(n, 1) mean surface density of bound mass in the inner circle [Msun/kpc²], by quadrature over mass, depth,
+        concentration; less what the heaviest spread beyond the disc that they fill.
 
         Args:
             density: halos per kpc² before suppression.
         """
         mass, share = galaxy.log_quadrature(self.mass, self.slope)
         share = share * self.survival(mass, particle)
-        # mean distance from the middle of a square
-        r = 0.765 * host.half_width * host.distances.kpc_per_arcsec * np.ones((len(host), 1))
         mean = np.zeros((len(host), 1))
+        a, b = galaxy.reach(host, self.mass[0])
+        disc = a + b * mass ** (1 / 3)
+        # mean distance from the middle of a circle that is wider for halos which reach into it from outside
+        r = 2 / 3 * np.hypot(host.inner, 0.75 * b * mass ** (1 / 3)) * host.distances.kpc_per_arcsec
         for quantile in (np.arange(DEPTHS) + 0.5) / DEPTHS:
-            depth = main.radius_3d(r, np.full((len(host), 1), quantile))
+            depth = main.radius_3d(r, np.full(r.shape, quantile))
             for spread, part in galaxy.scatter_quadrature(self.scatter):
                 rows = self.rows(mass, depth, np.full(1, spread), particle, host)
-                bound = rows["bound"] * galaxy.mass_seen(rows, host)
+                bound = rows["bound"] * galaxy.mass_seen(rows, host, disc, host.inner)
                 mean += (share * bound).sum(1, keepdims=True) * part / DEPTHS
         return density * mean
 
@@ -243,12 +252,11 @@ class ColdDarkMatter:
         """Mean bound mass of field halos in each slice [Msun/Mpc³, comoving], likewise."""
         edges = np.geomspace(self.mass[0], self.mass[1], 17)
         mass, width = np.sqrt(edges[1:] * edges[:-1])[:, None, None], np.diff(edges)[:, None, None]
-        plane, beta, behind = slices.pick(np.broadcast_to(np.arange(slices.z.shape[1]), slices.z.shape), host)
+        plane = slices.pick(np.delete(np.arange(slices.z.shape[1] + 1), los.FRONT) + 0 * slices.z.astype(int), host)
         share = Structure(host.H0, host.Om0).mass_function(mass, slices.z) * width
         share = share * self.survival(mass, particle, field=True)
         middle = self.rows(mass, None, np.ones(1), particle, plane)
-        weight, _ = los.coupling(0.765 * host.half_width, host.theta_E, beta, behind)
-        share = share * galaxy.mass_seen(middle, plane, np.where(behind, 1 / weight, 1.0))
+        share = share * galaxy.mass_seen(middle, plane, slices.radius, slices.inner)
         bound = sum(
             part * self.rows(mass, None, np.full(1, spread), particle, plane)["bound"]
             for spread, part in galaxy.scatter_quadrature(self.scatter)
@@ -280,20 +288,16 @@ class ColdDarkMatter:
         """Factor on the concentration."""
         return 1.0
 
-    def components(
-        self, rows: dict[str, Array], mask: Array, particle: dict[str, Array], host: Host, rng: Generator
-    ) -> list[Component]:
-        """The halos as deflectors; `host` may be one for each halo, (n, N)."""
-        names = ("R_s", "alpha_Rs", "r_trunc", "center_x", "center_y")
-        return [Component("tnfw", tensors({k: rows[k] for k in names}), torch.from_numpy(mask))]
+    def mould(self, rows: dict[str, Array], particle: dict[str, Array], host: Host, rng: Generator) -> None:
+        """Give halos another shape, of the same bound mass: r_s, r_core [arcsec], soliton [Msun]. `host` may be one for
+        each halo, (n, N)."""
 
-    def diffuse(self, particle: dict[str, Array], host: Host, main: galaxy.MainHalo, rng: Generator) -> list[Component]:
+    def diffuse(self, truth: dict[str, Array], host: Host, main: galaxy.MainHalo) -> list[Component]:
         """What the lens galaxy has beside halos."""
         return []
 
 
-def _sheet(kappa: Array, host: Host) -> Component:
-    """Square sheets the size of the image, (n, N)."""
+def _sheet(kappa: Array) -> Component:
+    """Uniform sheets (n, N)."""
     zero = np.zeros_like(kappa)
-    square = {"kappa": kappa, "half_width": zero + host.half_width, "center_x": zero, "center_y": zero}
-    return Component("square_sheet", tensors(square))
+    return Component("mass_sheet", tensors({"kappa": kappa, "center_x": zero, "center_y": zero}))

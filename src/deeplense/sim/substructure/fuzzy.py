@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
+from astropy import constants
 from numpy.random import Generator
 
+from deeplense import rng
 from deeplense.lensing import halo
 from deeplense.lensing.raytrace import Component
 from deeplense.recipe import Prior as Spec
@@ -17,7 +18,9 @@ from deeplense.sim.substructure.base import Array, Host, Truth, tensors
 from deeplense.sim.substructure.cdm import ColdDarkMatter
 from deeplense.sim.substructure.galaxy import MainHalo
 
-WAVES = 64  # plane waves that make the random field
+WAVES = 128  # plane waves that make the random field
+SHORTEST = 6.0  # k ħ/(m v) of the shortest: beyond is e⁻⁹ of the spectrum
+HBAR_C = float((constants.hbar * constants.c).to("eV kpc").value)
 
 
 @dataclass
@@ -29,15 +32,15 @@ class FuzzyDarkMatter(ColdDarkMatter):
       M_min, M_min = 4.4e7 m22^−3/2 M☉ (Schive et al. 2014, arXiv 1407.7762, eqs. 6 and 7, ζ relative to z = 0). One
       heavier than the bound mass is stripped to it and grows, as mass × radius of a soliton is constant (their eq. 3).
       The rest of the bound mass is an NFW halo with that core.
-    * Granules: a Gaussian random field of Σ in the host, σ² = √π λ_dB ∫ρ² dz, correlation exp(−r²/λ_dB²),
-      λ_dB = 1.2 kpc (100 km/s/v)/m22 with the velocity dispersion v of the lens: `WAVES` plane waves of random phase.
-      Waves longer than the image are left to the macro lens.
+    * Granules: a Gaussian random field of Σ in the host. Waves of a Maxwellian velocity distribution interfere, with
+      ⟨ρρ'⟩ − ρ² = ρ² exp(−r²/λ²), λ = ħ/(m v) and v the velocity dispersion (of one axis) of the lens; in projection
+      σ² = √π λ ∫ρ² dz with the same correlation. Waves longer than the image are left to the macro lens.
 
     Attributes:
         log10_m_uldm: prior of log10(m/eV). granules: whether there are any.
     """
 
-    log10_m_uldm: Spec = field(default_factory=lambda: {"uniform": [-22.0, -20.0]})
+    log10_m_uldm: Spec = field(default_factory=lambda: {"uniform": [-21.0, -19.0]})
     granules: bool = True
 
     def __post_init__(self) -> None:
@@ -45,36 +48,22 @@ class FuzzyDarkMatter(ColdDarkMatter):
         self._log10_m_uldm = Prior.parse(self.log10_m_uldm, "FuzzyDarkMatter.log10_m_uldm")
 
     def particle(self) -> list[Truth]:
-        return [Truth("log10_m_uldm", "log10(eV)", self.log10_m_uldm)]
+        seed = [Truth("granule_seed", "")] if self.granules else []
+        return [Truth("log10_m_uldm", "log10(eV)", self.log10_m_uldm), *seed]
 
     def draw_particle(self, rng: Generator, n: int) -> dict[str, Array]:
-        return {"log10_m_uldm": self._log10_m_uldm.sample(rng, (n, 1))}
+        seed = {"granule_seed": rng.integers(2**31, size=(n, 1)).astype(float)} if self.granules else {}
+        return {"log10_m_uldm": self._log10_m_uldm.sample(rng, (n, 1))} | seed
 
     def survival(self, mass: Array, particle: dict[str, Array], field: bool = False) -> Array:
         M0 = 1.6e10 * _m22(particle) ** (-4 / 3)
         return np.asarray((1 + (mass / M0) ** -1.1) ** -2.2)
 
-    def components(
-        self, rows: dict[str, Array], mask: Array, particle: dict[str, Array], host: Host, rng: Generator
-    ) -> list[Component]:
-        theta_c, mass = self.soliton(rows, particle, host)
-        share = 1 - mass / rows["bound"]
-        center = {k: rows[k] for k in ("center_x", "center_y")}
-        # scaled so that soliton and halo together have the bound mass
-        around = {
-            "R_s": rows["R_s"],
-            "alpha_Rs": share * rows["alpha_Rs"],
-            "r_trunc": rows["r_trunc"],
-            "r_core": theta_c,
-        }
-        soliton = {"kappa_0": halo.soliton_kappa_0(mass, theta_c, host.distances), "theta_c": theta_c}
-        there = torch.from_numpy(mask)
-        found = [Component("ctnfw", tensors(around | center), there)]
-        found.append(Component("soliton", tensors(soliton | center), there))
-        return found
+    def mould(self, rows: dict[str, Array], particle: dict[str, Array], host: Host, rng: Generator) -> None:
+        rows["r_core"], rows["soliton"] = self.soliton(rows, particle, host)
 
-    def diffuse(self, particle: dict[str, Array], host: Host, main: MainHalo, rng: Generator) -> list[Component]:
-        return [self.granule_field(particle, host, main, rng)] if self.granules else []
+    def diffuse(self, truth: dict[str, Array], host: Host, main: MainHalo) -> list[Component]:
+        return [self.granule_field(truth, host, main)] if self.granules else []
 
     def soliton(self, rows: dict[str, Array], particle: dict[str, Array], host: Host) -> tuple[Array, Array]:
         """Core radius [arcsec] and total mass [Msun] of each halo's soliton."""
@@ -86,28 +75,37 @@ class FuzzyDarkMatter(ColdDarkMatter):
         mass = np.minimum(whole, rows["bound"])
         return r_c * whole / mass / host.distances.kpc_per_arcsec, mass
 
-    def granule_field(self, particle: dict[str, Array], host: Host, main: MainHalo, rng: Generator) -> Component:
-        """Plane waves of κ whose sum is a Gaussian random field."""
-        d = host.distances
-        wavelength = self.de_broglie(particle, host)  # kpc
-        sigma = np.sqrt(np.sqrt(np.pi) * wavelength * main.column(host.theta_E * d.kpc_per_arcsec)) / d.sigma_cr
-        shape = (len(host), WAVES)
-        # a Gaussian correlation has a Gaussian spectrum: E cos(k·r) = exp(−k_σ² r²/2)
-        k = np.sqrt(2) / (wavelength / d.kpc_per_arcsec) * rng.standard_normal((2, *shape))
-        long = np.hypot(*k) < np.pi / host.half_width
-        params = {
-            "kappa": sigma * np.sqrt(2 / WAVES) * np.ones(shape),
-            "k_x": k[0],
-            "k_y": k[1],
-            "phase": rng.uniform(0, 2 * np.pi, shape),
-        }
-        return Component("plane_wave", tensors(params), torch.from_numpy(~long))
+    def granule_field(self, truth: dict[str, Array], host: Host, main: MainHalo) -> Component:
+        """Plane waves of κ whose sum is a Gaussian random field, each image's from its own `granule_seed`.
 
-    def de_broglie(self, particle: dict[str, Array], host: Host) -> Array:
-        """λ_dB [kpc], (n, 1), at the velocity dispersion of an isothermal lens, θ_E = 4π (v/c)² D_ls/D_s."""
+        The share of the variance at ln k is (kλ)²/2 exp(−(kλ)²/4), that of the deflection's ∝ exp(−(kλ)²/4): flat up
+        to 1/λ. So one wave stands in each of `WAVES` equal steps of ln k, with the variance that is there.
+        """
+        d = host.distances
+        length = self.coherence(truth, host)  # kpc
+        sigma = np.sqrt(np.sqrt(np.pi) * length * main.column(host.theta_E * d.kpc_per_arcsec)) / d.sigma_cr
+        length = length / d.kpc_per_arcsec
+        longest = np.pi / host.half_width
+        span = np.log(np.maximum(SHORTEST / (longest * length), 2.0))
+        uniform = np.empty((len(host), 3, WAVES))
+        for row, seed in zip(uniform, truth["granule_seed"][:, 0], strict=True):
+            row[:] = rng.generator(int(seed), "granules").random((3, WAVES))
+        within, direction, phase = uniform.transpose(1, 0, 2)
+        k = longest * np.exp(span * (np.arange(WAVES) + within) / WAVES)
+        share = (k * length) ** 2 / 2 * np.exp(-((k * length) ** 2) / 4) * span / WAVES
+        params = {
+            "kappa": sigma * np.sqrt(2 * share),
+            "k_x": k * np.cos(2 * np.pi * direction),
+            "k_y": k * np.sin(2 * np.pi * direction),
+            "phase": 2 * np.pi * phase,
+        }
+        return Component("plane_wave", tensors(params))
+
+    def coherence(self, truth: dict[str, Array], host: Host) -> Array:
+        """ħ/(m v) [kpc], (n, 1), at the velocity dispersion of an isothermal lens, θ_E = 4π (v/c)² D_ls/D_s."""
         d = host.distances
         v = halo.C_KM_S * np.sqrt(np.radians(host.theta_E / 3600) * d.D_s / d.D_ls / (4 * np.pi))
-        return np.asarray(1.2 / _m22(particle) * 100 / v)
+        return np.asarray(HBAR_C / 10 ** truth["log10_m_uldm"] * halo.C_KM_S / v)
 
 
 def _zeta(z: Any, Om0: float) -> Any:

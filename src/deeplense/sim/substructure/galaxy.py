@@ -13,7 +13,8 @@ from deeplense.sim.substructure.base import Array, Host
 STEPS = 256  # along the line of sight
 TIDAL_CORE = 0.5  # of the host's scale radius: inside, subhalos are as many a volume everywhere
 FIELD = 50  # overdensity over ρ_crit at the truncation of a halo outside any other
-LEGENDRE = np.polynomial.legendre.leggauss(4)
+REACH = 2.0  # truncation radii of a subhalo at 50 kpc, by which the disc of their centres is wider
+CHORDS = 4  # of the quadrature over two discs' overlap
 HERMITE = np.polynomial.hermite_e.hermegauss(3)  # nodes and weights of a normal distribution
 
 
@@ -43,22 +44,41 @@ def share_seen(radius: Array, half_width: float) -> Array:
     return np.where(np.sqrt(2) * w <= R, 4 * w * w, seen) / (np.pi * R * R)
 
 
-def mass_seen(rows: dict[str, Array], host: Host, stretch: Array | float = 1.0) -> Array:
-    """Share of a truncated halo's mass that falls into the image, on average over its centre in the image.
+def reach(host: Host, lightest: float) -> tuple[Array, Array]:
+    """a, b: subhalos of mass m lie in a disc of radius a + b m^⅓ around the image's middle [arcsec], (n, 1).
 
-    A square of side s overlaps with itself, moved by r in a random direction, by A(u) = 1 − 4u/π + u²/π, u = r/s ≤ 1
-    (the little beyond is put at u = 1); so the share is ∫ −A'(u) m(us) du with m the share of mass inside a cylinder.
+    The disc holds the image, and ends `REACH` truncation radii beyond the circle in it, so that halos outside the
+    image deflect in it too. A disc's mean deflection is that of a uniform sheet, whatever its radius.
+    """
+    b = REACH * truncation(np.ones(()), np.full((), 50.0)) / host.distances.kpc_per_arcsec * np.ones((len(host), 1))
+    inside = host.half_width * np.ones_like(b)
+    return np.maximum(np.sqrt(2) * inside - b * lightest ** (1 / 3), inside), b
+
+
+def mass_seen(rows: dict[str, Array], host: Host, disc: Array, circle: Array) -> Array:
+    """Mean surface density inside a circle over that of an endless population, when truncated halos' centres fill a
+    disc around the same point.
+
+    Two discs of radii R and ρ at distance u overlap by A(u), so it is ∫ −A'(u) m(u) du/(πρ²) with m the share of a
+    halo's mass inside a cylinder and −A' the chord √{[(u+R)² − ρ²][ρ² − (u−R)²]}/u: Gauss's nodes for √(1 − t²).
 
     Args:
-        rows: R_s, alpha_Rs, r_trunc [arcsec] and bound mass [Msun]. stretch: factor on the lengths.
+        rows: R_s, alpha_Rs, r_trunc [arcsec] and bound mass [Msun]. disc, circle: R and ρ [arcsec].
     """
-    side = 2 * host.half_width / np.asarray(stretch)
     params = {k: rows[k] for k in ("R_s", "alpha_Rs", "r_trunc")}
-    nodes = [((1 + x) / 2, w / 2 * (4 - (1 + x)) / np.pi) for x, w in zip(*(v.tolist() for v in LEGENDRE), strict=True)]
-    seen = sum(
-        w * halo.projected_mass("tnfw", u * side, params, host.distances) for u, w in [*nodes, (1.0, 1 - 3 / np.pi)]
-    )
-    return np.asarray(seen / rows["bound"])
+    total: Array = np.zeros(())
+    for i in range(1, CHORDS + 1):
+        angle = i * np.pi / (CHORDS + 1)
+        u = disc + circle * np.cos(angle)
+        weight = np.sin(angle) ** 2 / (CHORDS + 1) * np.sqrt((u + disc) ** 2 - circle**2) / u
+        total = total + weight * halo.projected_mass("tnfw", u, params, host.distances)
+    return np.asarray(total / rows["bound"])
+
+
+def integral(low: float, high: float, slope: float) -> float:
+    """∫ m^slope dm."""
+    k = slope + 1
+    return float(np.log(high / low) if abs(k) < 1e-9 else (high**k - low**k) / k)
 
 
 def log_quadrature(mass: Sequence[float], slope: float, steps: int = 64) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
-from deeplense.sim.substructure.base import Host, Substructure, Truth
+from deeplense.sim.substructure.base import Array, Halos, Host, Substructure, Truth
 
 
 @dataclass
@@ -17,4 +17,7 @@ class NoSubstructure:
         return []
 
     def sample(self, rng: Generator, host: Host) -> Substructure:
+        return Substructure([])
+
+    def build(self, truth: dict[str, Array], halos: Halos, host: Host) -> Substructure:
         return Substructure([])

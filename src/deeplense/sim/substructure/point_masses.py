@@ -11,7 +11,17 @@ from numpy.random import Generator
 from deeplense.lensing.raytrace import Component
 from deeplense.recipe import Prior as Spec
 from deeplense.sim.priors import Prior
-from deeplense.sim.substructure.base import Host, Substructure, Truth, check_number, log10_or_nan, tensors
+from deeplense.sim.substructure.base import (
+    Array,
+    Halos,
+    Host,
+    Substructure,
+    Truth,
+    check_number,
+    log10_or_nan,
+    record,
+    tensors,
+)
 
 
 @dataclass
@@ -43,10 +53,12 @@ class PointMasses:
         mask = np.arange(shape[1]) < number[:, None]
         mass = self._mass.sample(rng, shape)
         r, angle = self._radius.sample(rng, shape), rng.uniform(0, 2 * np.pi, shape)
-        params = {
-            "theta_E2": mass * host.distances.theta_E2_per_mass,
-            "center_x": r * np.sin(angle),
-            "center_y": r * np.cos(angle),
-        }
         truth = {"n_sub": number.astype(float), "log10_m_sub": log10_or_nan((mass * mask).sum(1))}
-        return Substructure([Component("point_mass", tensors(params), torch.from_numpy(mask))], truth)
+        halos = record(mask, mass=mass, x=r * np.sin(angle), y=r * np.cos(angle), z=host.z_lens)
+        return self.build(truth, halos, host)
+
+    def build(self, truth: dict[str, Array], halos: Halos, host: Host) -> Substructure:
+        rows, mask = halos
+        strength = rows["mass"] * host.distances.theta_E2_per_mass
+        params = {"theta_E2": strength, "center_x": rows["x"], "center_y": rows["y"]}
+        return Substructure([Component("point_mass", tensors(params), torch.from_numpy(mask))], truth, halos)

@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.random import Generator
 
 from deeplense.errors import UserError
-from deeplense.lensing import halo
-from deeplense.lensing.mass.nfw import G_AT_R_S
-from deeplense.lensing.raytrace import Component
 from deeplense.recipe import Prior as Spec
 from deeplense.sim.priors import Prior
-from deeplense.sim.substructure.base import Array, Host, Truth, tensors
+from deeplense.sim.substructure.base import Array, Host, Truth
 from deeplense.sim.substructure.cdm import ColdDarkMatter
 
 COLLAPSED = 0.1  # scale radius of a collapsed halo, in its own before the collapse
@@ -53,21 +49,9 @@ class SelfInteractingDarkMatter(ColdDarkMatter):
     def draw_particle(self, rng: Generator, n: int) -> dict[str, Array]:
         return {"f_cored": self._cored.sample(rng, (n, 1)), "f_collapsed": self._collapsed.sample(rng, (n, 1))}
 
-    def components(
-        self, rows: dict[str, Array], mask: Array, particle: dict[str, Array], host: Host, rng: Generator
-    ) -> list[Component]:
-        fate = rng.random(mask.shape)
-        is_cored = fate < particle["f_cored"]
-        is_collapsed = fate > 1 - particle["f_collapsed"]
-        core = self._core.sample(rng, mask.shape) * rows["R_s"]
-        R_s = rows["R_s"] * np.where(is_collapsed, COLLAPSED, 1.0)
-        # the scale mass that leaves the bound mass as it was
-        scale = rows["bound"] / halo.tnfw_total_mass(1.0, rows["r_trunc"] / R_s)
-        alpha_Rs = host.distances.theta_E2_per_mass * scale * G_AT_R_S / R_s
-        place = {k: rows[k] for k in ("r_trunc", "center_x", "center_y")}
-        cuspy = tensors({"R_s": R_s, "alpha_Rs": alpha_Rs, **place})
-        soft = tensors({"R_s": rows["R_s"], "alpha_Rs": rows["alpha_Rs"], "r_core": core, **place})
-        return [
-            Component("tnfw", cuspy, torch.from_numpy(mask & ~is_cored)),
-            Component("ctnfw", soft, torch.from_numpy(mask & is_cored)),
-        ]
+    def mould(self, rows: dict[str, Array], particle: dict[str, Array], host: Host, rng: Generator) -> None:
+        fate = rng.random(rows["mass"].shape)
+        core = self._core.sample(rng, fate.shape) * rows["r_s"]
+        rows["r_core"] = np.where(fate < particle["f_cored"], core, 0.0)
+        # with the same bound mass
+        rows["r_s"] = rows["r_s"] * np.where(fate > 1 - particle["f_collapsed"], COLLAPSED, 1.0)

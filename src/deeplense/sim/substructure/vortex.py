@@ -12,7 +12,18 @@ from deeplense.errors import UserError
 from deeplense.lensing.raytrace import Component
 from deeplense.recipe import Prior as Spec
 from deeplense.sim.priors import Prior
-from deeplense.sim.substructure.base import MOST, Host, Substructure, Truth, check_number, log10_or_nan, tensors
+from deeplense.sim.substructure.base import (
+    MOST,
+    Array,
+    Halos,
+    Host,
+    Substructure,
+    Truth,
+    check_number,
+    log10_or_nan,
+    record,
+    tensors,
+)
 
 
 @dataclass
@@ -64,22 +75,26 @@ class Vortex:
         angle = rng.uniform(0, 2 * np.pi, shape)
         mass = self._mass.sample(rng, shape)
         center = self._impact.sample(rng, (2, *shape))
-        half_length = 0.03 * 10 ** (-22 - log10_m) * np.ones(shape)
-        strength = mass * host.distances.theta_E2_per_mass
-        x, y = center
         truth = {
             "log10_m_axion": log10_m[:, 0],
             "vortex_angle": np.where(mask[:, 0], angle[:, 0], np.nan),
             "n_lines": number.astype(float),
             "log10_m_sub": log10_or_nan((mass * mask).sum(1)),
         }
-        line = {"theta_E2": strength, "half_length": half_length, "angle": angle, "center_x": x, "center_y": y}
+        return self.build(truth, record(mask, mass=mass, x=center[0], y=center[1], z=host.z_lens, angle=angle), host)
+
+    def build(self, truth: dict[str, Array], halos: Halos, host: Host) -> Substructure:
+        rows, mask = halos
+        x, y, angle = rows["x"], rows["y"], rows["angle"]
+        half_length = 0.03 * 10 ** (-22 - truth["log10_m_axion"][:, None]) * np.ones(mask.shape)
+        strength = rows["mass"] * host.distances.theta_E2_per_mass
         if self.points is None:
-            return Substructure([Component("line_mass", tensors(line), torch.from_numpy(mask))], truth)
+            line = {"theta_E2": strength, "half_length": half_length, "angle": angle, "center_x": x, "center_y": y}
+            return Substructure([Component("line_mass", tensors(line), torch.from_numpy(mask))], truth, halos)
         along = half_length * np.linspace(-1, 1, self.points)
         params = {
             "theta_E2": np.repeat(strength / self.points, self.points, 1),
             "center_x": x + along * np.cos(angle),
             "center_y": y + along * np.sin(angle),
         }
-        return Substructure([Component("point_mass", tensors(params))], truth)
+        return Substructure([Component("point_mass", tensors(params))], truth, halos)
