@@ -1,0 +1,276 @@
+"""Surface brightness of a scene on cells finer than a pixel: the same everywhere, or finer only where light asks for it.
+
+`adaptive` shoots one ray a pixel. Where its light is smooth, the nine cells of a pixel are interpolated; where it is
+not, in units of the noise, each gets a ray of its own, and then nine. Deflections are smoother than light: the rays in
+between take theirs from the pixels around, but close to point masses and centres, where they are shot. A selection
+decides on its own image alone, so that a batch makes no difference, and derivatives pass through what was selected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deeplense.lensing import raytrace
+from deeplense.lensing.mesh import mesh_for
+from deeplense.sim.scene import Scene
+
+CELLS = 3  # of a pixel, a side
+REACH = 2  # pixels on each side of one between which is interpolated
+LIT = 2.0  # of a fourth difference of neighbouring pixels' light, in σ: above it the pixel's cells are seen by rays
+BRIGHT = 0.5  # of what a cell's mean differs from its middle, in σ: above it each cell of the pixel has nine rays
+SHARP = 0.1  # of a fourth difference of the deflection, in pixels: above it rays are shot
+
+
+class Noise(NamedTuple):
+    """Variance of a pixel's surface brightness I in B images: sky + photons · I, both (B,)."""
+
+    sky: Tensor
+    photons: Tensor
+
+    def sigma(self, bright: Tensor) -> Tensor:
+        """(B, H, W), as surface brightness."""
+        return (self.sky[:, None, None] + self.photons[:, None, None] * bright.detach().clamp_min(0)).sqrt()
+
+
+def uniform(scene: Scene, size: int, pixel_scale: float, cells: int) -> list[Tensor]:
+    """Surface brightness in each band, (B, cells·size, cells·size), at the middle of each cell."""
+    lens = _Lens.of(scene, size * cells, pixel_scale / cells)
+    return [lens.seen(band) for band in _bands(scene)]
+
+
+def adaptive(scene: Scene, size: int, pixel_scale: float, noise: Sequence[Noise]) -> list[Tensor]:
+    """Mean surface brightness of the cells, `CELLS` a pixel's side, in each band: (B, CELLS·size, CELLS·size).
+
+    Args:
+        noise: of each band; what is left out is small against it.
+    """
+    lens = _Lens.of(scene, size, pixel_scale)
+    bands = _bands(scene)
+    middle = [lens.seen(band) for band in bands]
+    sigma = [each.sigma(i) for each, i in zip(noise, middle, strict=True)]
+    lit = torch.stack([_rough(i) > LIT * s for i, s in zip(middle, sigma, strict=True)]).any(0)
+    fine = [_between(i) for i in middle]
+    if not bool(lit.any()):
+        return fine
+    sharp = (_rough(lens.shot[0]) + _rough(lens.shot[1])) > SHARP * pixel_scale
+    where = _Pixels.of(lit)
+    once = _sample(scene, lens, bands, where, sharp, CELLS)
+    again = torch.zeros_like(where.row, dtype=torch.bool)
+    for k, s in enumerate(sigma):
+        bend = _bend(once[k])
+        again |= bend.detach().abs().amax((1, 2)) > BRIGHT * s[where.row, where.i, where.j]
+        once[k] = once[k] + bend
+    more = where.only(again)
+    twice = _sample(scene, lens, bands, more, sharp, CELLS**2) if len(more.row) else [None] * len(bands)
+    for whole, cells, finer in zip(fine, once, twice, strict=True):
+        blocks = whole.view(len(whole), size, CELLS, size, CELLS)
+        if finer is not None:
+            mean = finer.view(-1, CELLS, CELLS, CELLS, CELLS).mean((2, 4))
+            cells = cells.index_put((again.nonzero()[:, 0],), mean)
+        blocks[where.row, where.i, :, where.j, :] = cells
+    return fine
+
+
+class _Lens(NamedTuple):
+    """Rays of a pixel each, and how they are deflected.
+
+    Attributes:
+        x, y: a row and a column [arcsec]; float64 but where a device has none.
+        shot: by what is summed exactly. gridded: by what a mass grid sums, or 0.
+    """
+
+    scene: Scene
+    pixel_scale: float
+    x: Tensor
+    y: Tensor
+    shot: tuple[Tensor, Tensor]
+    gridded: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, scene: Scene, size: int, pixel_scale: float) -> _Lens:
+        scale = scene.deflection_scale
+        precise = scale.dtype if scale.device.type == "mps" else torch.float64
+        x, y = raytrace.grid(size, pixel_scale, scale.device, precise)
+        nothing = torch.zeros((), dtype=scale.dtype, device=scale.device)
+        more_x, more_y = nothing, nothing
+        for light in (c for c in scene.mass if c.mesh):
+            grid = mesh_for(light.profile, size, pixel_scale, scale.device, scale.dtype)
+            alpha = grid.deflection(light)
+            more_x, more_y = more_x + alpha[0], more_y + alpha[1]
+        gridded = _scaled(scene, more_x), _scaled(scene, more_y)
+        return cls(scene, pixel_scale, x, y, _shoot(scene, x, y), gridded)
+
+
+    def seen(self, band: Scene) -> Tensor:
+        """Surface brightness at each ray."""
+        alpha_x, alpha_y = self.shot[0] + self.gridded[0], self.shot[1] + self.gridded[1]
+        x, y = self.x.to(alpha_x.dtype), self.y.to(alpha_x.dtype)
+        return _light(band, x, y, x - alpha_x, y - alpha_y)
+
+
+class _Pixels(NamedTuple):
+    """S pixels of B images, those of one image after another.
+
+    Attributes:
+        row: (S,) the image. i, j: (S,) the pixel's row and column. slot: (S,) its number in the image.
+        most: how many an image has at most.
+    """
+
+    row: Tensor
+    i: Tensor
+    j: Tensor
+    slot: Tensor
+    most: int
+    images: int
+
+    @classmethod
+    def of(cls, chosen: Tensor) -> _Pixels:
+        row, i, j = chosen.nonzero(as_tuple=True)
+        return cls._numbered(row, i, j, len(chosen))
+
+    @classmethod
+    def _numbered(cls, row: Tensor, i: Tensor, j: Tensor, images: int) -> _Pixels:
+        count = torch.bincount(row, minlength=images)
+        slot = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+        return cls(row, i, j, slot, int(count.max()), images)
+
+    def only(self, keep: Tensor) -> _Pixels:
+        return self._numbered(self.row[keep], self.i[keep], self.j[keep], self.images)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """(S, K) -> (B, most, K), zeros where an image has fewer."""
+        out = values.new_zeros(self.images, self.most, values.shape[1])
+        return out.index_put((self.row, self.slot), values)
+
+
+def _sample(
+    scene: Scene, lens: _Lens, bands: Sequence[Scene], at: _Pixels, sharp: Tensor, n: int
+) -> list[Tensor]:
+    """Surface brightness in each band on n x n points of each pixel, (S, n, n)."""
+    step = (torch.arange(n, dtype=torch.float64, device=at.row.device) - (n - 1) / 2) / n * lens.pixel_scale
+    x = (lens.x[0, 0, at.j, None, None] + step).expand(-1, n, n).flatten(1)
+    y = (lens.y[0, at.i, 0, None, None] + step[:, None]).expand(-1, n, n).flatten(1)
+    alpha = []
+    shoot = sharp[at.row, at.i, at.j]
+    exact = at.only(shoot)
+    seen = _shoot(scene, exact.spread(x[shoot]), exact.spread(y[shoot])) if len(exact.row) else None
+    for axis in (0, 1):
+        smooth = _inside(lens.shot[axis] + lens.gridded[axis], at, n)
+        if seen is not None:
+            direct = seen[axis][exact.row, exact.slot]
+            if lens.gridded[axis].ndim:
+                direct = direct + _inside(lens.gridded[axis], exact, n)
+            smooth = smooth.index_put((shoot.nonzero()[:, 0],), direct)
+        alpha.append(smooth)
+    x, y = x.to(alpha[0].dtype), y.to(alpha[0].dtype)
+    points = [at.spread(v) for v in (x, y, x - alpha[0], y - alpha[1])]
+    return [_light(band, *points)[at.row, at.slot].view(-1, n, n) for band in bands]
+
+
+def _shoot(scene: Scene, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Deflections of all that no mass grid sums."""
+    dtype = scene.deflection_scale.dtype
+    if scene.planes is None:
+        alpha = raytrace.deflection(x, y, [c for c in scene.mass if not c.mesh])
+    else:
+        alpha = scene.planes.deflection(x, y, scene.mass)
+    return _scaled(scene, alpha[0].to(dtype)), _scaled(scene, alpha[1].to(dtype))
+
+
+def _scaled(scene: Scene, alpha: Tensor) -> Tensor:
+    scale = scene.deflection_scale
+    return alpha * scale[:, None, None] if bool((scale != 1).any()) and alpha.ndim else alpha
+
+
+def _bands(scene: Scene) -> list[Scene]:
+    return [scene.band(k) for k in range(1 + len(scene.more_bands))]
+
+
+def _light(band: Scene, x: Tensor, y: Tensor, beta_x: Tensor, beta_y: Tensor) -> Tensor:
+    total = raytrace.brightness(beta_x, beta_y, band.source)
+    return total + raytrace.brightness(x, y, band.lens_light) if band.lens_light else total
+
+
+def _rough(image: Tensor) -> Tensor:
+    """|Fourth differences| along both axes, (B, H, W)."""
+    padded = F.pad(image.detach()[:, None], (REACH,) * 4, mode="replicate")[:, 0]
+    total = torch.zeros_like(image)
+    for axis in (-2, -1):
+        line = padded.narrow(-3 - axis, REACH, image.shape[-3 - axis])
+        one, two, middle, four, five = (line.narrow(axis, k, image.shape[axis]) for k in range(5))
+        total += (6 * middle - 4 * (two + four) + (one + five)).abs()
+    return total
+
+
+def _bend(cells: Tensor) -> Tensor:
+    """What the means of the cells (S, 3, 3) are above their middles, (S, 3, 3): second differences over 24."""
+    down = cells[:, :1] + cells[:, 2:] - 2 * cells[:, 1:2]
+    across = cells[:, :, :1] + cells[:, :, 2:] - 2 * cells[:, :, 1:2]
+    return (down + across) / 24
+
+
+@lru_cache
+def _weights(n: int) -> tuple[tuple[float, ...], ...]:
+    """Of the five pixels around for n points within one: Lagrange's, exact for polynomials of fourth degree."""
+    nodes = np.arange(-REACH, REACH + 1)
+    found = []
+    for point in (np.arange(n) - (n - 1) / 2) / n:
+        found.append(tuple(float(np.prod([(point - m) / (k - m) for m in nodes if m != k])) for k in nodes))
+    return tuple(found)
+
+
+def _inside(image: Tensor, at: _Pixels, n: int) -> Tensor:
+    """An image (B, H, W) interpolated to n x n points of each pixel, (S, n·n)."""
+    padded = _extended(image)
+    width = padded.shape[-1]
+    corner = at.row * (padded.shape[-2] * width) + at.i * width + at.j
+    offset = torch.arange(2 * REACH + 1, device=corner.device)
+    around = padded.flatten()[corner + (offset[:, None, None] * width + offset[:, None])]  # (5, 5, S)
+    rows = [_weighed(around, w) for w in _weights(n)]
+    points = [_weighed(row, w) for row in rows for w in _weights(n)]
+    return torch.stack(points, 1)
+
+
+def _weighed(values: Tensor, weights: Sequence[float]) -> Tensor:
+    """Σ w_k values[k]; a weight of one alone costs nothing."""
+    if weights[REACH] == 1:
+        return values[REACH]
+    total = values[0] * weights[0]
+    for value, weight in zip(values[1:], weights[1:], strict=True):
+        total = total.add(value, alpha=weight)
+    return total
+
+
+def _extended(image: Tensor) -> Tensor:
+    """(B, H, W) by `REACH` pixels on all sides, straight on."""
+    for axis in (-2, -1):
+        n = image.shape[axis]
+        first, last = image.narrow(axis, 0, 1), image.narrow(axis, n - 1, 1)
+        before = [first + k * (first - image.narrow(axis, 1, 1)) for k in range(REACH, 0, -1)]
+        after = [last + k * (last - image.narrow(axis, n - 2, 1)) for k in range(1, REACH + 1)]
+        image = torch.cat([*before, image, *after], axis)
+    return image
+
+
+@lru_cache
+def _up(n: int) -> Tensor:
+    """(CELLS·n, n) float64: pixels to cells; at the border straight on, as `_extended`."""
+    across = _extended(torch.eye(n, dtype=torch.float64)[None])[0, REACH:-REACH].T  # (n + 2 REACH, n)
+    out = torch.zeros(n, CELLS, n, dtype=torch.float64)
+    for c, weights in enumerate(_weights(CELLS)):
+        for k, w in enumerate(weights):
+            out[:, c] += w * across[k : k + n]
+    return out.flatten(0, 1)
+
+
+def _between(image: Tensor) -> Tensor:
+    """Pixels (B, n, n) interpolated to cells."""
+    up = _up(image.shape[-1]).to(image).expand(len(image), -1, -1)
+    return torch.bmm(torch.bmm(up, image), up.mT)
