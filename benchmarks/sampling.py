@@ -47,10 +47,11 @@ def truth(w: World, scene: Scene, exact: bool) -> Tensor:
     gridded = [c for c in scene.mass if c.mesh]
     if exact or not gridded:
         return image.render(scene, w.size, w.pixel_scale, w.instruments, CELLS)
-    coarse = surface._Lens.of(dataclasses.replace(scene, mass=gridded), w.size * 3, w.pixel_scale / 3)
-    between = tuple(surface._between(alpha) for alpha in coarse.gridded)
+    coarse = surface._Lens.of(scene, w.size * 3, w.pixel_scale / 3).parts[1]
     rest = dataclasses.replace(scene, mass=[c for c in scene.mass if not c.mesh])
-    lens = surface._Lens.of(rest, w.size * CELLS, w.pixel_scale / CELLS)._replace(gridded=between)
+    lens = surface._Lens.of(rest, w.size * CELLS, w.pixel_scale / CELLS)
+    between = coarse._replace(alpha_x=surface._between(coarse.alpha_x), alpha_y=surface._between(coarse.alpha_y))
+    lens = lens._replace(parts=[*lens.parts, between])
     seen = []
     for band, instrument in enumerate(w.instruments):
         bright = lens.seen(scene.band(band))

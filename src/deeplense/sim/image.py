@@ -200,7 +200,7 @@ def _expose(
     if instrument.background_rms is not None:
         sky, spread = 0.0, instrument.background_rms * t
     else:
-        sky, spread = instrument.sky_rate(pixel_scale) * t, instrument.read_noise * instrument.n_exposures**0.5
+        sky, spread = instrument.background_rate(pixel_scale) * t, instrument.read_sigma(pixel_scale)
     detector = instrument.detector
     rate = image * np.float32(t)
     normal *= np.float32(spread)
@@ -237,7 +237,7 @@ def _expose_batch(
     if instrument.background_rms is not None:
         sky, spread = torch.zeros_like(t), instrument.background_rms * t
     else:
-        sky, spread = instrument.sky_rate(pixel_scale) * t, instrument.read_noise * instrument.n_exposures**0.5
+        sky, spread = instrument.background_rate(pixel_scale) * t, instrument.read_sigma(pixel_scale)
     detector = instrument.detector
     if detector.correlation:
         background = torch.poisson(torch.zeros_like(image) + sky, generator) - sky + spread * normal

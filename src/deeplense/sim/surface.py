@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deeplense.lensing import raytrace
+from deeplense.lensing.mass import Deflection
 from deeplense.lensing.mesh import mesh_for
+from deeplense.lensing.raytrace import Component
 from deeplense.sim.scene import Scene
 
 CELLS = 3  # of a pixel, a side
@@ -59,16 +61,15 @@ def adaptive(scene: Scene, size: int, pixel_scale: float, noise: Sequence[Noise]
     fine = [_between(i) for i in middle]
     if not bool(lit.any()):
         return fine
-    sharp = (_rough(lens.shot[0]) + _rough(lens.shot[1])) > SHARP * pixel_scale
     where = _Pixels.of(lit)
-    once = _sample(scene, lens, bands, where, sharp, CELLS)
+    once = _sample(lens, bands, where, CELLS)
     again = torch.zeros_like(where.row, dtype=torch.bool)
     for k, s in enumerate(sigma):
         bend = _bend(once[k])
         again |= bend.detach().abs().amax((1, 2)) > BRIGHT * s[where.row, where.i, where.j]
         once[k] = once[k] + bend
     more = where.only(again)
-    twice = _sample(scene, lens, bands, more, sharp, CELLS**2) if len(more.row) else [None] * len(bands)
+    twice = _sample(lens, bands, more, CELLS**2) if len(more.row) else [None] * len(bands)
     for whole, cells, finer in zip(fine, once, twice, strict=True):
         blocks = whole.view(len(whole), size, CELLS, size, CELLS)
         if finer is not None:
@@ -78,41 +79,62 @@ def adaptive(scene: Scene, size: int, pixel_scale: float, noise: Sequence[Noise]
     return fine
 
 
+class _Part(NamedTuple):
+    """Deflections (B, H, W) of some of the mass, at a ray a pixel."""
+
+    mass: Sequence[Component]
+    alpha_x: Tensor
+    alpha_y: Tensor
+
+
 class _Lens(NamedTuple):
     """Rays of a pixel each, and how they are deflected.
 
     Attributes:
         x, y: a row and a column [arcsec]; float64 but where a device has none.
-        shot: by what is summed exactly. gridded: by what a mass grid sums, or 0.
+        parts: what is summed exactly, and what a mass grid sums if anything is.
     """
 
     scene: Scene
     pixel_scale: float
     x: Tensor
     y: Tensor
-    shot: tuple[Tensor, Tensor]
-    gridded: tuple[Tensor, Tensor]
+    parts: Sequence[_Part]
 
     @classmethod
     def of(cls, scene: Scene, size: int, pixel_scale: float) -> _Lens:
         scale = scene.deflection_scale
         precise = scale.dtype if scale.device.type == "mps" else torch.float64
         x, y = raytrace.grid(size, pixel_scale, scale.device, precise)
-        nothing = torch.zeros((), dtype=scale.dtype, device=scale.device)
-        more_x, more_y = nothing, nothing
-        for light in (c for c in scene.mass if c.mesh):
-            grid = mesh_for(light.profile, size, pixel_scale, scale.device, scale.dtype)
-            alpha = grid.deflection(light)
-            more_x, more_y = more_x + alpha[0], more_y + alpha[1]
-        gridded = _scaled(scene, more_x), _scaled(scene, more_y)
-        return cls(scene, pixel_scale, x, y, _shoot(scene, x, y), gridded)
-
+        shot, gridded = ([c for c in scene.mass if c.mesh is mesh] for mesh in (False, True))
+        parts = [_Part(shot, *_shoot(scene, x, y, shot))]
+        if gridded:
+            meshes = [mesh_for(c.profile, size, pixel_scale, scale.device, scale.dtype) for c in gridded]
+            alphas = [mesh.deflection(c) for mesh, c in zip(meshes, gridded, strict=True)]
+            sums = (_scaled(sum(alpha[1:], alpha[0]), scale) for alpha in zip(*alphas, strict=True))
+            parts.append(_Part(gridded, *sums))
+        return cls(scene, pixel_scale, x, y, parts)
 
     def seen(self, band: Scene) -> Tensor:
         """Surface brightness at each ray."""
-        alpha_x, alpha_y = self.shot[0] + self.gridded[0], self.shot[1] + self.gridded[1]
+        alpha_x = sum((p.alpha_x for p in self.parts[1:]), self.parts[0].alpha_x)
+        alpha_y = sum((p.alpha_y for p in self.parts[1:]), self.parts[0].alpha_y)
         x, y = self.x.to(alpha_x.dtype), self.y.to(alpha_x.dtype)
         return _light(band, x, y, x - alpha_x, y - alpha_y)
+
+    def between(self, at: _Pixels, n: int, x: Tensor, y: Tensor) -> Deflection:
+        """α at n x n points (S, n·n) of some pixels: interpolated, or shot where it is not smooth."""
+        total: list[Tensor] = []
+        for part in self.parts:
+            alpha = [_inside(part.alpha_x, at, n), _inside(part.alpha_y, at, n)]
+            sharp = (_rough(part.alpha_x) + _rough(part.alpha_y))[at.row, at.i, at.j] > SHARP * self.pixel_scale
+            if bool(sharp.any()):
+                few = at.only(sharp)
+                exact = _shoot(self.scene, few.spread(x[sharp]), few.spread(y[sharp]), part.mass)
+                rows = (sharp.nonzero()[:, 0],)
+                alpha = [a.index_put(rows, e[few.row, few.slot]) for a, e in zip(alpha, exact, strict=True)]
+            total = [t + a for t, a in zip(total, alpha, strict=True)] if total else alpha
+        return total[0], total[1]
 
 
 class _Pixels(NamedTuple):
@@ -150,43 +172,29 @@ class _Pixels(NamedTuple):
         return out.index_put((self.row, self.slot), values)
 
 
-def _sample(
-    scene: Scene, lens: _Lens, bands: Sequence[Scene], at: _Pixels, sharp: Tensor, n: int
-) -> list[Tensor]:
+def _sample(lens: _Lens, bands: Sequence[Scene], at: _Pixels, n: int) -> list[Tensor]:
     """Surface brightness in each band on n x n points of each pixel, (S, n, n)."""
     step = (torch.arange(n, dtype=torch.float64, device=at.row.device) - (n - 1) / 2) / n * lens.pixel_scale
-    x = (lens.x[0, 0, at.j, None, None] + step).expand(-1, n, n).flatten(1)
-    y = (lens.y[0, at.i, 0, None, None] + step[:, None]).expand(-1, n, n).flatten(1)
-    alpha = []
-    shoot = sharp[at.row, at.i, at.j]
-    exact = at.only(shoot)
-    seen = _shoot(scene, exact.spread(x[shoot]), exact.spread(y[shoot])) if len(exact.row) else None
-    for axis in (0, 1):
-        smooth = _inside(lens.shot[axis] + lens.gridded[axis], at, n)
-        if seen is not None:
-            direct = seen[axis][exact.row, exact.slot]
-            if lens.gridded[axis].ndim:
-                direct = direct + _inside(lens.gridded[axis], exact, n)
-            smooth = smooth.index_put((shoot.nonzero()[:, 0],), direct)
-        alpha.append(smooth)
-    x, y = x.to(alpha[0].dtype), y.to(alpha[0].dtype)
-    points = [at.spread(v) for v in (x, y, x - alpha[0], y - alpha[1])]
+    x = (lens.x[0, 0, at.j, None, None] + step.to(lens.x)).expand(-1, n, n).flatten(1)
+    y = (lens.y[0, at.i, 0, None, None] + step.to(lens.y)[:, None]).expand(-1, n, n).flatten(1)
+    alpha_x, alpha_y = lens.between(at, n, x, y)
+    x, y = x.to(alpha_x.dtype), y.to(alpha_y.dtype)
+    points = [at.spread(v) for v in (x, y, x - alpha_x, y - alpha_y)]
     return [_light(band, *points)[at.row, at.slot].view(-1, n, n) for band in bands]
 
 
-def _shoot(scene: Scene, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Deflections of all that no mass grid sums."""
-    dtype = scene.deflection_scale.dtype
+def _shoot(scene: Scene, x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
+    """Deflections by some of a scene's mass."""
+    dtype, scale = scene.deflection_scale.dtype, scene.deflection_scale
     if scene.planes is None:
-        alpha = raytrace.deflection(x, y, [c for c in scene.mass if not c.mesh])
+        alpha_x, alpha_y = raytrace.deflection(x, y, mass)
     else:
-        alpha = scene.planes.deflection(x, y, scene.mass)
-    return _scaled(scene, alpha[0].to(dtype)), _scaled(scene, alpha[1].to(dtype))
+        alpha_x, alpha_y = scene.planes.deflection(x, y, mass)
+    return _scaled(alpha_x.to(dtype), scale), _scaled(alpha_y.to(dtype), scale)
 
 
-def _scaled(scene: Scene, alpha: Tensor) -> Tensor:
-    scale = scene.deflection_scale
-    return alpha * scale[:, None, None] if bool((scale != 1).any()) and alpha.ndim else alpha
+def _scaled(alpha: Tensor, scale: Tensor) -> Tensor:
+    return alpha * scale[:, None, None] if bool((scale != 1).any()) else alpha
 
 
 def _bands(scene: Scene) -> list[Scene]:
