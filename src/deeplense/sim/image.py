@@ -183,7 +183,7 @@ NOISE = ("once", "none", "doubled", "triple")
 def _hidden(scene: Scene, image: Tensor, instrument: Instrument, pixel_scale: float) -> Tensor:
     """The lens light that is taken away after the exposure, as images."""
     lone = dataclasses.replace(scene, mass=[], source=[], lens_light=scene.subtracted)
-    return render(lone.to(image.device, image.dtype), image.shape[-1], pixel_scale, instrument).to(image)
+    return render(lone.to(image.device, image.dtype), image.shape[-1], pixel_scale, instrument, "adaptive").to(image)
 
 
 def _expose(

@@ -18,7 +18,6 @@ from deeplense.sim.scene import Scene
 from deeplense.sim.substructure import HALO_COLUMNS
 from deeplense.sim.world import World
 
-
 REFERENCE = 5  # sub-pixels a side that lenstronomy, which knows none but equal ones, takes for "adaptive"
 
 

@@ -107,7 +107,8 @@ class _Lens(NamedTuple):
         precise = scale.dtype if scale.device.type == "mps" else torch.float64
         x, y = raytrace.grid(size, pixel_scale, scale.device, precise)
         shot, gridded = ([c for c in scene.mass if c.mesh is mesh] for mesh in (False, True))
-        parts = [_Part(shot, *_shoot(scene, x, y, shot))]
+        alpha_x, alpha_y = (a.expand(len(scene), size, size) for a in _shoot(scene, x, y, shot))
+        parts = [_Part(shot, alpha_x, alpha_y)]
         if gridded:
             meshes = [mesh_for(c.profile, size, pixel_scale, scale.device, scale.dtype) for c in gridded]
             alphas = [mesh.deflection(c) for mesh, c in zip(meshes, gridded, strict=True)]
