@@ -37,7 +37,7 @@ def galaxies(folder: str) -> None:
         r = np.hypot(u, v)
         disc = np.exp(-6 * r) * (1 + 0.6 * np.cos(2 * np.arctan2(v, u) - 9 * np.log(r + 0.05)))
         for _ in range(20):
-            a, b, width = generator.normal(0, 0.25, 2).tolist() + [generator.uniform(0.01, 0.04)]
+            a, b, width = *generator.normal(0, 0.25, 2), generator.uniform(0.01, 0.04)
             disc += generator.uniform(0.1, 1) * np.exp(-((x - a) ** 2 + (y - b) ** 2) / (2 * width**2))
         np.save(f"{folder}/{k}.npy", np.stack([disc, disc**1.1, disc**1.2]).astype(np.float32))
 

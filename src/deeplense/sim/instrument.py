@@ -147,10 +147,11 @@ INSTRUMENTS: dict[str, Instrument] = {
         detector_pixel=0.128,
         bands=("F160W",),
         source='WFC3 F160W drizzled from 0.128" to 0.08". WFC3 Instrument Handbook: FWHM 0.151" at 1.6 micron before '
-        "pixelation, well approximated by a Gaussian (table 7.5); read noise 12 e- of a ramp of 16 reads (section 9.7); "
-        "dark current 0.048 e-/s (section 5.7). The detector's pixels and drizzling broaden it: 0.17\" here makes stars "
-        'of 0.18" in the image, between the optics alone, 0.16", and all second moments added for drops of 0.8 pixel, '
-        '0.195". Zero point, sky and 5400 s, two orbits: the table of lenstronomy 1.14.2, here in four exposures',
+        "pixelation, well approximated by a Gaussian (table 7.5); read noise 12 e- of a ramp of 16 reads, dark current "
+        "0.048 e-/s (chapters 9 and 5). The detector's pixels and drizzling broaden it: stars of 0.18 arcsec in the "
+        "image are 0.17 before its pixels, between the optics alone, 0.16, and the second moments of optics, pixel "
+        "and drops of 0.8 pixel added, 0.195. Zero point, sky and 5400 s, two orbits: the table of lenstronomy 1.14.2, "
+        "here in four exposures",
     ),
     "hst_f160w_1_14_2": Instrument(
         pixel_scale=0.08,
@@ -177,7 +178,7 @@ INSTRUMENTS: dict[str, Instrument] = {
         bands=("F814W",),
         source="ACS/WFC as in COSMOS. Compared: 2028 s, one orbit (arXiv astro-ph/0703095), in four exposures (the "
         'survey\'s HST page); PSF 0.09" and pixel 0.05" (arXiv astro-ph/0612306); read noise about 5 e- (ACS '
-        "Instrument Handbook, WFC ACCUM mode); sky as in paltas's configuration for arXiv 2203.00690, not a measured one",
+        "Instrument Handbook, WFC ACCUM mode); sky as in paltas's configuration for arXiv 2203.00690, not measured",
         unverified="zero point AB 25.94 (arXiv astro-ph/0507614, table 10; 25.937 in codes that cite it)",
     ),
     **{
@@ -193,7 +194,7 @@ INSTRUMENTS: dict[str, Instrument] = {
             bands=(band,),
             source='Roman WFI. Compared: pixel 0.11" (roman.gsfc.nasa.gov, WFI technical page); with the Roman '
             "technical information of 2024 (github.com/spacetelescope/roman-technical-information) PSF (of the optics, "
-            "8 times oversampled, with the jitter: summary of PSF statistics) and minimum zodiacal light of 0.277, 0.267, "
+            "8 times oversampled, with jitter: summary of PSF statistics) and minimum zodiacal light of 0.277, 0.267, "
             "0.244 e-/s a pixel in F106, F129, F158, with these zero points 22.96, 22.99, 23.11; read noise, there 5.6 "
             "e- in all (median) and 13.8 e- for the difference of two reads, so that 8.5 is conservative",
             unverified="zero point (Roman-STScI-000825, table 3) and 107 s in three dithers and two passes (wide area "

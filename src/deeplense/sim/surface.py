@@ -1,4 +1,4 @@
-"""Surface brightness of a scene on cells finer than a pixel: the same everywhere, or finer only where light asks for it.
+"""Surface brightness of a scene on cells finer than a pixel, the same everywhere or only where light asks for it.
 
 `adaptive` shoots one ray a pixel. Where its light is smooth, the nine cells of a pixel are interpolated; where it is
 not, in units of the noise, each gets a ray of its own, and then nine. Deflections are smoother than light: the rays in
