@@ -14,7 +14,8 @@ from deeplense.sim import image, reference, surface
 from deeplense.sim.scene import Scene
 from deeplense.sim.world import World
 
-FEW_HALOS = ["simulation.classes.cdm.mass=[1.0e8,1.0e10]"]  # so that nine rays a side of a pixel are quick
+# so that nine rays a side of a pixel are quick; `benchmarks/sampling.py` has halos of all masses, on a mass grid
+FEW_HALOS = ["simulation.classes.cdm.mass=[1.0e9,1.0e10]", "simulation.mesh=false", "simulation.size=48"]
 CONVERGED = {
     "realistic/hst": FEW_HALOS,
     "realistic/euclid": FEW_HALOS,
@@ -47,7 +48,7 @@ def chi(w: World, scene: Scene, one: Tensor, other: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", CONVERGED)
 def test_every_recipe_is_converged_and_would_not_be_with_one_ray_a_pixel(name: str, tmp_path: Path) -> None:
-    """One scene of each of two classes; `benchmarks/sampling.py` takes 200 of each recipe."""
+    """One scene of each of two classes."""
     w = world(name, tmp_path)
     assert w.simulation.supersampling == "adaptive"
     args = (w.size, w.pixel_scale, w.instruments)
@@ -76,7 +77,7 @@ def test_agrees_with_lenstronomys_equal_sub_pixels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["realistic/hst", "model_3"])
 def test_an_image_does_not_depend_on_its_batch(name: str, tmp_path: Path) -> None:
-    w = world(name, tmp_path)
+    w = world(name, tmp_path, "simulation.mesh=true")
     scene = w.scenes(5, "sampling", 0)[1][:7].to("cpu", torch.float32)
     args = (w.size, w.pixel_scale, w.instruments, "adaptive")
     whole = image.render(scene, *args)
@@ -115,7 +116,7 @@ def test_more_rays_where_the_light_is_and_none_in_the_dark(monkeypatch: pytest.M
     monkeypatch.setattr(surface, "_sample", count)
     args = (w.size, w.pixel_scale, w.instruments, "adaptive")
     image.render(scene, *args)
-    (lit, three), (bright, nine) = counted
+    (lit, three), (bright, nine) = counted  # of both images together
     assert (three, nine) == (3, 9)
     assert 0 < bright < lit < 2 * w.size**2
     counted.clear()

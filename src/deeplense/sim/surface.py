@@ -26,7 +26,7 @@ from deeplense.sim.scene import Scene
 CELLS = 3  # of a pixel, a side
 REACH = 2  # pixels on each side of one between which is interpolated
 LIT = 2.0  # of a fourth difference of neighbouring pixels' light, in σ: above it the pixel's cells are seen by rays
-BRIGHT = 0.5  # of what a cell's mean differs from its middle, in σ: above it each cell of the pixel has nine rays
+BRIGHT = 0.5  # of what a cell's mean is above its middle, in σ: above it each cell of the pixel is seen by nine rays
 SHARP = 0.1  # of a fourth difference of the deflection, in pixels: above it rays are shot
 
 
@@ -62,20 +62,16 @@ def adaptive(scene: Scene, size: int, pixel_scale: float, noise: Sequence[Noise]
     if not bool(lit.any()):
         return fine
     where = _Pixels.of(lit)
-    once = _sample(lens, bands, where, CELLS)
-    again = torch.zeros_like(where.row, dtype=torch.bool)
-    for k, s in enumerate(sigma):
-        bend = _bend(once[k])
-        again |= bend.detach().abs().amax((1, 2)) > BRIGHT * s[where.row, where.i, where.j]
-        once[k] = once[k] + bend
-    more = where.only(again)
-    twice = _sample(lens, bands, more, CELLS**2) if len(more.row) else [None] * len(bands)
-    for whole, cells, finer in zip(fine, once, twice, strict=True):
-        blocks = whole.view(len(whole), size, CELLS, size, CELLS)
-        if finer is not None:
-            mean = finer.view(-1, CELLS, CELLS, CELLS, CELLS).mean((2, 4))
-            cells = cells.index_put((again.nonzero()[:, 0],), mean)
-        blocks[where.row, where.i, :, where.j, :] = cells
+    for whole, cells in zip(fine, _sample(lens, bands, where, CELLS), strict=True):
+        where.write(whole, cells)
+    bend = [_bend(whole) for whole in fine]
+    most = [F.max_pool2d(b.detach().abs()[:, None], CELLS)[:, 0] for b in bend]
+    bright = torch.stack([m > BRIGHT * s for m, s in zip(most, sigma, strict=True)]).any(0)
+    fine = [whole + b for whole, b in zip(fine, bend, strict=True)]
+    if bool(bright.any()):
+        where = _Pixels.of(bright)
+        for whole, cells in zip(fine, _sample(lens, bands, where, CELLS**2), strict=True):
+            where.write(whole, cells.view(-1, CELLS, CELLS, CELLS, CELLS).mean((2, 4)))
     return fine
 
 
@@ -124,18 +120,20 @@ class _Lens(NamedTuple):
         return _light(band, x, y, x - alpha_x, y - alpha_y)
 
     def between(self, at: _Pixels, n: int, x: Tensor, y: Tensor) -> Deflection:
-        """α at n x n points (S, n·n) of some pixels: interpolated, or shot where it is not smooth."""
-        total: list[Tensor] = []
-        for part in self.parts:
-            alpha = [_inside(part.alpha_x, at, n), _inside(part.alpha_y, at, n)]
-            sharp = (_rough(part.alpha_x) + _rough(part.alpha_y))[at.row, at.i, at.j] > SHARP * self.pixel_scale
-            if bool(sharp.any()):
-                few = at.only(sharp)
-                exact = _shoot(self.scene, few.spread(x[sharp]), few.spread(y[sharp]), part.mass)
-                rows = (sharp.nonzero()[:, 0],)
-                alpha = [a.index_put(rows, e[few.row, few.slot]) for a, e in zip(alpha, exact, strict=True)]
-            total = [t + a for t, a in zip(total, alpha, strict=True)] if total else alpha
-        return total[0], total[1]
+        """α at n x n points (S, n·n) of some pixels: interpolated; what is shot, again where it is not smooth."""
+        shot = self.parts[0]
+        alpha_x, alpha_y = _inside(shot.alpha_x, at, n), _inside(shot.alpha_y, at, n)
+        sharp = (_rough(shot.alpha_x) + _rough(shot.alpha_y))[at.row, at.i, at.j] > SHARP * self.pixel_scale
+        if bool(sharp.any()):
+            few, rows = at.only(sharp), (sharp.nonzero()[:, 0],)
+            exact = _shoot(self.scene, few.spread(x[sharp]), few.spread(y[sharp]), shot.mass)
+            alpha_x, alpha_y = (
+                alpha.index_put(rows, value[few.row, few.slot])
+                for alpha, value in zip((alpha_x, alpha_y), exact, strict=True)
+            )
+        for part in self.parts[1:]:
+            alpha_x, alpha_y = alpha_x + _inside(part.alpha_x, at, n), alpha_y + _inside(part.alpha_y, at, n)
+        return alpha_x, alpha_y
 
 
 class _Pixels(NamedTuple):
@@ -166,6 +164,11 @@ class _Pixels(NamedTuple):
 
     def only(self, keep: Tensor) -> _Pixels:
         return self._numbered(self.row[keep], self.i[keep], self.j[keep], self.images)
+
+    def write(self, image: Tensor, cells: Tensor) -> None:
+        """Put (S, CELLS, CELLS) into their pixels of an image (B, CELLS·n, CELLS·n)."""
+        n = image.shape[-1] // CELLS
+        image.view(-1, n, CELLS, n, CELLS)[self.row, self.i, :, self.j, :] = cells
 
     def spread(self, values: Tensor) -> Tensor:
         """(S, K) -> (B, most, K), zeros where an image has fewer."""
@@ -219,10 +222,10 @@ def _rough(image: Tensor) -> Tensor:
 
 
 def _bend(cells: Tensor) -> Tensor:
-    """What the means of the cells (S, 3, 3) are above their middles, (S, 3, 3): second differences over 24."""
-    down = cells[:, :1] + cells[:, 2:] - 2 * cells[:, 1:2]
-    across = cells[:, :, :1] + cells[:, :, 2:] - 2 * cells[:, :, 1:2]
-    return (down + across) / 24
+    """What the means of cells (B, H, W) are above the light in their middles: second differences over 24."""
+    around = F.pad(cells[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    sides = around[:, 1:-1, 2:] + around[:, 1:-1, :-2] + around[:, 2:, 1:-1] + around[:, :-2, 1:-1]
+    return (sides - 4 * cells) / 24
 
 
 @lru_cache
