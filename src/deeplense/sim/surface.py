@@ -59,11 +59,10 @@ def adaptive(scene: Scene, size: int, pixel_scale: float, noise: Sequence[Noise]
     sigma = [each.sigma(i) for each, i in zip(noise, middle, strict=True)]
     lit = torch.stack([_rough(i) > LIT * s for i, s in zip(middle, sigma, strict=True)]).any(0)
     fine = [_between(i) for i in middle]
-    if not bool(lit.any()):
-        return fine
-    where = _Pixels.of(lit)
-    for whole, cells in zip(fine, _sample(lens, bands, where, CELLS), strict=True):
-        where.write(whole, cells)
+    if bool(lit.any()):
+        where = _Pixels.of(lit)
+        for whole, cells in zip(fine, _sample(lens, bands, where, CELLS), strict=True):
+            where.write(whole, cells)
     bend = [_bend(whole) for whole in fine]
     most = [F.max_pool2d(b.detach().abs()[:, None], CELLS)[:, 0] for b in bend]
     bright = torch.stack([m > BRIGHT * s for m, s in zip(most, sigma, strict=True)]).any(0)
