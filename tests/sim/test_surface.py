@@ -15,12 +15,12 @@ from deeplense.sim.scene import Scene
 from deeplense.sim.world import World
 
 # so that nine rays a side of a pixel are quick; `benchmarks/sampling.py` has halos of all masses, on a mass grid
-FEW_HALOS = ["simulation.classes.cdm.mass=[1.0e9,1.0e10]", "simulation.mesh=false", "simulation.size=48"]
+FEW_HALOS = ["simulation.classes.cdm.mass=[1.0e9,1.0e10]", "simulation.mesh=false"]
 CONVERGED = {
     "realistic/hst": FEW_HALOS,
     "realistic/euclid": FEW_HALOS,
     "realistic/lsst": FEW_HALOS,
-    "model_1": ["simulation.size=80", "simulation.pixel_scale=0.05"],
+    "model_1": [],
     "model_2": [],
     "model_3": [],
     "model_4": FEW_HALOS,

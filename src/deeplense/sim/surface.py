@@ -25,8 +25,8 @@ from deeplense.sim.scene import Scene
 
 CELLS = 3  # of a pixel, a side
 REACH = 2  # pixels on each side of one between which is interpolated
-LIT = 2.0  # of a fourth difference of neighbouring pixels' light, in σ: above it the pixel's cells are seen by rays
-BRIGHT = 0.5  # of what a cell's mean is above its middle, in σ: above it each cell of the pixel is seen by nine rays
+LIT = 4.0  # of a fourth difference of neighbouring pixels' light, in σ: above it the pixel's cells are seen by rays
+BRIGHT = 1.0  # of what a cell's mean is above its middle, in σ: above it each cell of the pixel is seen by nine rays
 SHARP = 0.1  # of a fourth difference of the deflection, in pixels: above it rays are shot
 
 
@@ -182,8 +182,9 @@ def _sample(lens: _Lens, bands: Sequence[Scene], at: _Pixels, n: int) -> list[Te
     y = (lens.y[0, at.i, 0, None, None] + step.to(lens.y)[:, None]).expand(-1, n, n).flatten(1)
     alpha_x, alpha_y = lens.between(at, n, x, y)
     x, y = x.to(alpha_x.dtype), y.to(alpha_y.dtype)
-    points = [at.spread(v) for v in (x, y, x - alpha_x, y - alpha_y)]
-    return [_light(band, *points)[at.row, at.slot].view(-1, n, n) for band in bands]
+    behind = at.spread(x - alpha_x), at.spread(y - alpha_y)
+    front = [at.spread(v) for v in (x, y)] if any(band.lens_light for band in bands) else behind  # seen by nobody
+    return [_light(band, *front, *behind)[at.row, at.slot].view(-1, n, n) for band in bands]
 
 
 def _shoot(scene: Scene, x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
@@ -222,9 +223,12 @@ def _rough(image: Tensor) -> Tensor:
 
 def _bend(cells: Tensor) -> Tensor:
     """What the means of cells (B, H, W) are above the light in their middles: second differences over 24."""
-    around = F.pad(cells[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
-    sides = around[:, 1:-1, 2:] + around[:, 1:-1, :-2] + around[:, 2:, 1:-1] + around[:, :-2, 1:-1]
-    return (sides - 4 * cells) / 24
+    n = cells.shape[-1] - 2
+    down = cells[:, :n] + cells[:, 2:] - 2 * cells[:, 1:-1]
+    across = cells[:, :, :n] + cells[:, :, 2:] - 2 * cells[:, :, 1:-1]
+    # the border's are those of its neighbours
+    down = F.pad(down[:, None], (0, 0, 1, 1), mode="replicate")[:, 0]
+    return (down + F.pad(across, (1, 1), mode="replicate")) / 24
 
 
 @lru_cache
@@ -260,19 +264,18 @@ def _weighed(values: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 def _extended(image: Tensor) -> Tensor:
-    """(B, H, W) by `REACH` pixels on all sides, straight on."""
+    """(B, H, W) by `REACH` pixels on all sides, along the parabola of the last three."""
     for axis in (-2, -1):
         n = image.shape[axis]
-        first, last = image.narrow(axis, 0, 1), image.narrow(axis, n - 1, 1)
-        before = [first + k * (first - image.narrow(axis, 1, 1)) for k in range(REACH, 0, -1)]
-        after = [last + k * (last - image.narrow(axis, n - 2, 1)) for k in range(1, REACH + 1)]
-        image = torch.cat([*before, image, *after], axis)
+        first, last = ([image.narrow(axis, k, 1) for k in ks] for ks in ((0, 1, 2), (n - 1, n - 2, n - 3)))
+        before, after = ([6 * a - 8 * b + 3 * c, 3 * a - 3 * b + c] for a, b, c in (first, last))
+        image = torch.cat([*before, image, *reversed(after)], axis)
     return image
 
 
 @lru_cache
 def _up(n: int) -> Tensor:
-    """(CELLS·n, n) float64: pixels to cells; at the border straight on, as `_extended`."""
+    """(CELLS·n, n) float64: pixels to cells; at the border as `_extended`."""
     across = _extended(torch.eye(n, dtype=torch.float64)[None])[0, REACH:-REACH].T  # (n + 2 REACH, n)
     out = torch.zeros(n, CELLS, n, dtype=torch.float64)
     for c, weights in enumerate(_weights(CELLS)):
