@@ -77,7 +77,7 @@ def test_agrees_with_lenstronomys_equal_sub_pixels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["realistic/hst", "model_3"])
 def test_an_image_does_not_depend_on_its_batch(name: str, tmp_path: Path) -> None:
-    w = world(name, tmp_path, "simulation.mesh=true")
+    w = world(name, tmp_path)
     scene = w.scenes(5, "sampling", 0)[1][:7].to("cpu", torch.float32)
     args = (w.size, w.pixel_scale, w.instruments, "adaptive")
     whole = image.render(scene, *args)
