@@ -43,7 +43,6 @@ TITLES = {
     "line_of_sight": "cold, with the halos\nalong the line of sight",
 }
 MAP = 257  # pixels of the convergence map
-SUPERSAMPLING = 4
 
 
 class Panel(NamedTuple):
@@ -91,10 +90,12 @@ def convergence(mass: list[Component], half_width: float) -> NDArray[Any]:
 
 
 def panel(w: World, smooth: Scene, scene: Scene) -> Panel:
-    pictures = [image.render(s, w.size, w.pixel_scale, w.instrument, SUPERSAMPLING) for s in (smooth, scene)]
+    pictures = [
+        image.render(s, w.size, w.pixel_scale, w.instrument, w.simulation.supersampling) for s in (smooth, scene)
+    ]
     t = float(scene.exposure[0])
-    variance = pictures[0] * t + w.instrument.sky_rate(w.pixel_scale) * t
-    sigma = (variance + w.instrument.read_noise**2 * w.instrument.n_exposures).sqrt() / t
+    variance = pictures[0] * t + w.instrument.background_rate(w.pixel_scale) * t
+    sigma = (variance + w.instrument.read_sigma(w.pixel_scale) ** 2).sqrt() / t
     noisy = image.add_noise(pictures[1].float(), scene, w.instrument, w.pixel_scale, "once", 0, "gallery")
     half_width = w.size * w.pixel_scale / 2
     dark = scene.mass[2:]  # after the galaxy and the shear
@@ -116,13 +117,13 @@ def unexplained(w: World, smooth: Scene, seen: torch.Tensor, sigma: torch.Tensor
             parts["mass"], parts["source"], smooth.lens_light, smooth.deflection_scale, smooth.exposure,
             smooth.label, smooth.index, smooth.truth,
         )  # fmt: skip
-        return image.render(changed, w.size, w.pixel_scale, w.instrument, SUPERSAMPLING)
+        return image.render(changed, w.size, w.pixel_scale, w.instrument, w.simulation.supersampling)
 
     free = [("sersic", k) for k in ("center_x", "center_y", "R_sersic", "e1", "e2")]
     free += [("shear", "gamma1"), ("shear", "gamma2")]
     free += [("sie", k) for k in ("theta_E", "e1", "e2", "center_x", "center_y")]
     slopes = torch.stack([(moved(*f, 1e-3) - moved(*f, -1e-3)) / 2e-3 / sigma for f in free]).flatten(1).T
-    base = image.render(smooth, w.size, w.pixel_scale, w.instrument, SUPERSAMPLING)
+    base = image.render(smooth, w.size, w.pixel_scale, w.instrument, w.simulation.supersampling)
     difference = (seen - base) / sigma
     fit = torch.linalg.lstsq(slopes, difference.flatten()[:, None]).solution
     left: torch.Tensor = difference - (slopes @ fit).reshape(difference.shape)

@@ -22,6 +22,7 @@ from deeplense.sim.world import World
 
 RECIPE, CDM, WORKERS = "realistic/hst", 1, 2
 OVERRIDES = ["simulation.classes.cdm.sigma_sub=0.035", "simulation.classes.cdm.log10_m_host=13.0"]  # about 300 halos
+EQUAL = 3  # sub-pixels a side that lenstronomy needs for a median chi like ours
 SPLITS = 8  # blocks of scenes that our processes render
 
 
@@ -38,10 +39,11 @@ def render_ours(block: int, *more: str) -> tuple[int, float, float]:
     torch.set_num_threads(1)
     w = world(*more)
     scene = scenes(w, block).to("cpu", torch.float32)
-    image.render(scene, w.size, w.pixel_scale, w.instrument)  # compiles, where asked to
+    args = w.size, w.pixel_scale, w.instrument, w.simulation.supersampling
+    image.render(scene, *args)  # compiles, where asked to
     start = time.perf_counter()
     for _ in range(4):
-        image.render(scene, w.size, w.pixel_scale, w.instrument)
+        image.render(scene, *args)
     return 4 * len(scene), time.perf_counter() - start, float(scene.truth["n_sub"].mean())
 
 
@@ -60,7 +62,7 @@ def render_theirs(first: int, n: int) -> tuple[int, float]:
     w = world("simulation.mesh=false")
     scene = scenes(w, 0)[first : first + n]
     start = time.perf_counter()
-    reference.render(scene, w.size, w.pixel_scale, w.instrument)
+    reference.render(scene, w.size, w.pixel_scale, w.instrument, EQUAL)
     return n, time.perf_counter() - start
 
 
@@ -68,12 +70,12 @@ def mesh_error(block: int) -> dict[str, np.ndarray]:
     """Largest |with mesh − exact| of each image in units of the noise's σ in that pixel, by class."""
     torch.set_num_threads(1)
     w, plain = world(), world("simulation.mesh=false")
-    args, sky = (w.size, w.pixel_scale, w.instrument), w.instrument.sky_rate(w.pixel_scale)
+    args, sky = (w.size, w.pixel_scale, w.instrument), w.instrument.background_rate(w.pixel_scale)
     found = {}
     for meshed, scene in zip(w.scenes(3, "benchmark", block), plain.scenes(3, "benchmark", block), strict=True):
         if any(c.mesh for c in meshed.mass):
             exact, t = image.render(scene, *args), scene.exposure[:, None, None, None]
-            sigma = ((exact + sky) * t + w.instrument.n_exposures * w.instrument.read_noise**2).sqrt() / t
+            sigma = ((exact + sky) * t + w.instrument.read_sigma(w.pixel_scale) ** 2).sqrt() / t
             error = image.render(meshed.to("cpu", torch.float32), *args).double() - exact
             found[w.classes[scene.label]] = (error.abs() / sigma).amax((1, 2, 3)).numpy()
     return found

@@ -146,12 +146,13 @@ class Simulation:
     bands: dict[str, dict[str, Any]] = field(default_factory=dict)
     pixel_scale: Annotated[float, Range(0, 100, "(]")] | None = None  # arcsec; the instrument's when not given
     exposure_time: Seconds | None = None  # s; the instrument's total when not given
-    supersampling: Annotated[int, Range(1, 4)] = 1
+    # rays a pixel's side; adaptive: one where light is smooth, three or nine where the noise would show the difference
+    supersampling: Annotated[int, Range(1, 9)] | Literal["adaptive"] = "adaptive"
     # {gaussian: fwhm}, {moffat: [fwhm, beta]} (arcsec) or {kernels: folder}; the instrument's Gaussian when not given
     psf: dict[str, Any] | None = None
     noise: Literal["once", "none", "doubled", "triple"] = "once"
     scale_to_max: bool = False  # clip at 0, divide by the brightest pixel; a fault of DeepLenseSim, Model IV
-    # pixels over which the background's noise is alike, as after drizzling
+    # pixels over which the background's noise is alike, as after drizzling; about 0.7 where it halves the pixels
     correlated_noise: Annotated[float, Range(0, 10)] = 0.0
     cosmic_rays: CosmicRays | None = None
     bad_pixels: Share = 0.0  # share of the pixels that are NaN

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -170,7 +171,9 @@ def _check_ranges(value: Any, ranges: Sequence[Any], where: str) -> None:
 def _told(hint: Any) -> str:
     """A type in an error message."""
     if typing.get_origin(hint) is Annotated:
-        return _told(typing.get_args(hint)[0])
+        inner, *more = typing.get_args(hint)
+        ranges = [f" in {r}" for r in more if isinstance(r, Range) and math.isfinite(r.high)]
+        return _told(inner) + "".join(ranges)
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     if typing.get_origin(hint) in (Union, types.UnionType):

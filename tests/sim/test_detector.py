@@ -34,12 +34,15 @@ def exposed(w: World, clean: torch.Tensor, batch: bool = False) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("length", [0.4, 1.0, 2.5])
-def test_correlation_falls_as_a_gaussian_and_keeps_the_variance(length: float) -> None:
+def test_correlation_falls_as_a_gaussian_and_keeps_the_noise_of_large_areas(length: float) -> None:
     white = torch.randn(40, 128, 127, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     made = correlate(white, length)
-    assert float(made.var()) == pytest.approx(1, rel=0.03)
     k = np.arange(-30, 31)
     kernel = np.exp(-((k / length) ** 2))
+    share = ((kernel / kernel.sum()) ** 2).sum() ** 2  # of the variance of white noise, left in a pixel
+    assert float(made.var()) == pytest.approx(share, rel=0.03)
+    torch.testing.assert_close(made.sum((-2, -1)), white.sum((-2, -1)), rtol=1e-9, atol=1e-9)
+    made = made / share**0.5
     for lag in (1, 2, 3):
         # that of the sampled kernel; for a well sampled one exp(-lag²/(2 length²))
         expected = (kernel[lag:] * kernel[:-lag]).sum() / (kernel**2).sum()
@@ -55,7 +58,9 @@ def test_the_background_is_correlated_and_the_source_is_not(batch: bool) -> None
     t = w.instrument.total_exposure
     sigma = w.instrument.background_sigma(w.pixel_scale, t)
     dark = exposed(w, torch.zeros(8, 1, 100, 100), batch)
-    assert float(dark.std()) == pytest.approx(sigma, rel=0.05)
+    areas = torch.nn.functional.avg_pool2d(dark, 20)  # so large that the correlation averages out
+    assert float(areas.std()) * 20 == pytest.approx(sigma, rel=0.15)
+    assert float(dark.std()) == pytest.approx(sigma / (2 * np.pi) ** 0.5, rel=0.05)
     assert float((dark[..., 1:] * dark[..., :-1]).mean() / dark.var()) == pytest.approx(np.exp(-0.5), abs=0.05)
     rate = 100.0  # counts/s, whose photon noise drowns the background
     bright = exposed(w, torch.full((8, 1, 100, 100), rate), batch) - rate
@@ -168,7 +173,6 @@ def test_a_residual_that_varies_is_stored() -> None:
 @pytest.mark.parametrize(
     "simulation",
     [
-        {"correlated_noise": 1.0},
         {"bad_pixels": 0.1},
         {"lens_light": LIGHT, "lens_light_residual": 0.0},
         {"source": {"magnitude": 20, "clumps": 2}},
@@ -178,3 +182,12 @@ def test_information_bounds_refuse_what_they_do_not_model(simulation: dict[str, 
     w = world(**simulation)
     with pytest.raises(UserError, match="no likelihood here"):
         Forward(w, w.scenes(0, "t", 0)[0][:1])
+
+
+def test_information_bounds_take_correlated_noise_for_white() -> None:
+    models = []
+    for length in (0.0, 1.0):
+        w = world(correlated_noise=length)
+        models.append(Forward(w, w.scenes(0, "t", 0)[0][:1]))
+    white, correlated = (m.variance(m.render({})) for m in models)
+    assert torch.equal(white, correlated)

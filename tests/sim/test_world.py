@@ -167,7 +167,7 @@ def test_priors_stay_in_range_and_repeat(kind: str, a: float, gap: float) -> Non
         ("simulation.source.center_x={uniform: [0]}", "takes \\[low, high\\]"),
         ("simulation.instrument=euclid", "did you mean 'euclid_vis'"),
         ("simulation.z_source=0.3", "z_lens"),
-        ("simulation.supersampling=9", r"supersampling is 9; it must lie in \[1, 4\]"),
+        ("simulation.supersampling=99", r"supersampling is 99, but should be int in \[1, 9\] \| one of adaptive"),
         ("simulation.size=2", r"size is 2; it must lie in \[8, 8192\]"),
         ("simulation.classes={}", "no class"),
         ("simulation.classes.cdm.population=points", "point_masses"),

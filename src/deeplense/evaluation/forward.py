@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -70,10 +70,11 @@ class Forward:
         plain = all(c.profile == "sersic" for c in light) and not scene.subtracted
         s = world.simulation
         plain = plain and not (scene.more_bands or s.lens_envelope or s.scale_to_max)
-        if not plain or scene.psf is not None or world.instrument.detector != NOTHING_MORE:
+        detector = replace(world.instrument.detector, correlation=0.0)
+        if not plain or scene.psf is not None or detector != NOTHING_MORE:
             raise UserError(
-                "simulation: images, psf kernels, lens_envelope, lens_light_residual, correlated_noise, "
-                "cosmic_rays, bad_pixels, scale_to_max and several bands have no likelihood here; leave them out"
+                "simulation: images, psf kernels, lens_envelope, lens_light_residual, cosmic_rays, bad_pixels, "
+                "scale_to_max and several bands have no likelihood here; leave them out"
             )
         self.world, self.subhalo = world, subhalo
         c, z_lens = world.simulation.cosmology, float(scene.truth["z_lens"][0])
@@ -130,7 +131,10 @@ class Forward:
         return mean[0].clone(), torch.zeros_like(mean) if tangent is None else tangent
 
     def variance(self, mean: Tensor) -> Tensor:
-        """σ² of the exposed image [(counts/s)²]: (model·t + sky·t + n·RN²)/t²; a toy's rms² + model/t."""
+        """σ² of the exposed image [(counts/s)²]: (model·t + (sky + dark)·t + n·RN²)/t²; a toy's rms² + model/t.
+
+        Correlated noise is taken for white noise that is alike over large areas: the bounds are a little too wide.
+        """
         background = self.world.instrument.background_sigma(self.pixel_scale, self.exposure)
         return background**2 + mean / self.exposure
 

@@ -90,14 +90,15 @@ def _recipe(source: str | Path) -> list[tuple[str, str]]:
     parameters = generate.parameters(world)
     trunk = build_trunk(r.model, Context(info, preprocess, parameters, r.simulation))
     probe(trunk, r.model.name, preprocess.output_shape)
-    instruments = list(dict.fromkeys(i.source for i in world.instruments))
+    instruments = list(dict.fromkeys((i.source, i.unverified) for i in world.instruments))
     bands = f"bands {', '.join(world.bands)}" if r.simulation.bands else r.simulation.instrument
     return [
         ("recipe", r.name),
         ("", r.description.strip()),
         ("classes", ", ".join(world.classes)),
         ("image", f"{world.size} x {world.size}, {world.pixel_scale}″ a pixel, {bands}"),
-        *(("instrument", source) for source in instruments),
+        *(("instrument", source) for source, _ in instruments),
+        *(("experimental", f"not yet compared with its document: {what}") for _, what in instruments if what),
         ("noise", r.simulation.noise),
         *([] if world.selected is None else [("selected", f"{world.selected:.0%} of the lenses drawn")]),
         ("drawn", ", ".join(t.name for t in world.truth) or "nothing"),

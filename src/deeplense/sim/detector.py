@@ -77,17 +77,18 @@ NOTHING_MORE = Detector()
 
 
 def correlate(noise: Tensor, length: float) -> Tensor:
-    """White noise (..., H, W) made alike over `length` pixels: correlation exp(−r²/(2 length²)), variance as before.
+    """White noise (..., H, W) made alike over `length` pixels: correlation exp(−r²/(2 length²)).
 
-    A convolution with a Gaussian of σ = length/√2, Σ k² = 1, as drizzling onto finer pixels does it (Fruchter & Hook
-    2002); around the border the image repeats, so that the variance is the same in every pixel.
+    A convolution with a Gaussian of σ = length/√2, Σ k = 1, as drizzling onto finer pixels does it (Fruchter & Hook
+    2002; Casertano et al. 2000, appendix A): the noise of large areas stays, and that of a single pixel is smaller.
+    Around the border the image repeats, so that the variance is the same in every pixel.
     """
     power = torch.ones(noise.shape[-2:], dtype=noise.dtype, device=noise.device)
     for axis in (-2, -1):
         n = noise.shape[axis]
         offset = (torch.arange(n, dtype=torch.float64) + n // 2) % n - n // 2
         kernel = torch.exp(-((offset / length) ** 2))
-        line = torch.fft.fft(kernel / (kernel**2).sum().sqrt()).real.to(noise)
+        line = torch.fft.fft(kernel / kernel.sum()).real.to(noise)
         power = power * (line[:, None] if axis == -2 else line)
     made: Tensor = torch.fft.ifft2(torch.fft.fft2(noise) * power).real
     return made

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,9 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deeplense import rng
-from deeplense.lensing import raytrace
-from deeplense.lensing.mesh import mesh_for
-from deeplense.sim import psf
+from deeplense.sim import psf, surface
 from deeplense.sim.detector import correlate
 from deeplense.sim.instrument import Instrument
 from deeplense.sim.poisson import poisson
@@ -27,34 +26,45 @@ from deeplense.sim.scene import Scene
 PIXELS = 1 << 18  # of a chunk of images: temporaries stay in a core's cache
 
 
+Sampling = int | Literal["adaptive"]
+
+
 def render(
-    scene: Scene, size: int, pixel_scale: float, instrument: Instrument | Sequence[Instrument], supersampling: int = 1
+    scene: Scene,
+    size: int,
+    pixel_scale: float,
+    instrument: Instrument | Sequence[Instrument],
+    supersampling: Sampling = 1,
 ) -> Tensor:
     """Noiseless images in counts/s a pixel. Rays are shot once for all bands.
 
     Args:
         scene: its device and dtype are the image's.
         instrument: of each of the scene's bands; one alone stands for itself.
-        supersampling: sub-pixels a side; the PSF acts on them, then they are averaged. The scene's own kernels,
-            whose pixels are the image's, act on the averages.
+        supersampling: sub-pixels a side, or "adaptive", as many as the noise asks for (`surface.py`). The PSF acts on
+            them, then they are averaged. The scene's own kernels, whose pixels are the image's, act on the averages.
 
     Returns:
         (B, C, size, size).
     """
     instruments = [instrument] if isinstance(instrument, Instrument) else instrument
-    step = max(1, PIXELS // (size * supersampling) ** 2)
+    cells = surface.CELLS if supersampling == "adaptive" else supersampling
+    step = max(1, PIXELS // (size * (1 if supersampling == "adaptive" else cells)) ** 2)
     # together, those alike are padded least; on the CPU, where a part of the scene stays
     parts, order = [], torch.argsort(scene.n_deflectors.cpu(), stable=True)
     for some in torch.split(order, step):
         few = scene[some]
         seen = []
-        surfaces = _surfaces(few, size, pixel_scale, supersampling)
-        for band, (surface, each) in enumerate(zip(surfaces, instruments, strict=True)):
+        if supersampling == "adaptive":
+            surfaces = surface.adaptive(few, size, pixel_scale, _noise(few, pixel_scale, instruments))
+        else:
+            surfaces = surface.uniform(few, size, pixel_scale, supersampling)
+        for band, (bright, each) in enumerate(zip(surfaces, instruments, strict=True)):
             kernels = few.band(band).psf
             if kernels is None:
-                seen.append(_blur(surface, each, pixel_scale, supersampling))
+                seen.append(_blur(bright, each, pixel_scale, cells))
             else:
-                seen.append(psf.convolve(_bin(surface, supersampling), kernels))
+                seen.append(psf.convolve(_bin(bright, cells), kernels))
         parts.append(torch.stack(seen, 1) * pixel_scale**2)
     images = torch.cat(parts)
     return images if bool((order.diff() > 0).all()) else images[torch.argsort(order)]
@@ -62,33 +72,19 @@ def render(
 
 def unblurred(scene: Scene, size: int, pixel_scale: float, supersampling: int = 1) -> Tensor:
     """The same before the PSF."""
-    surfaces = _surfaces(scene, size, pixel_scale, supersampling)
-    return torch.stack([_bin(surface, supersampling) for surface in surfaces], 1) * pixel_scale**2
+    surfaces = surface.uniform(scene, size, pixel_scale, supersampling)
+    return torch.stack([_bin(bright, supersampling) for bright in surfaces], 1) * pixel_scale**2
 
 
-def _surfaces(scene: Scene, size: int, pixel_scale: float, supersampling: int) -> list[Tensor]:
-    """Surface brightness in each band."""
-    scale = scene.deflection_scale
-    precise = scale.dtype if scale.device.type == "mps" else torch.float64
-    x, y = raytrace.grid(size * supersampling, pixel_scale / supersampling, scale.device, precise)
-    if scene.planes is None:
-        alpha_x, alpha_y = raytrace.deflection(x, y, [c for c in scene.mass if not c.mesh])
-    else:
-        nodes = size + 2, pixel_scale
-        alpha_x, alpha_y = (alpha.to(scale.dtype) for alpha in scene.planes.deflection(x, y, scene.mass, nodes))
-    for light in (c for c in scene.mass if c.mesh and scene.planes is None):
-        grid = mesh_for(light.profile, x.shape[-1], pixel_scale / supersampling, scale.device, scale.dtype)
-        more_x, more_y = grid.deflection(light)
-        alpha_x, alpha_y = alpha_x + more_x, alpha_y + more_y
-    x, y = x.to(scale.dtype), y.to(scale.dtype)
-    if bool((scale != 1).any()):
-        alpha_x, alpha_y = alpha_x * scale[:, None, None], alpha_y * scale[:, None, None]
-    behind = x - alpha_x, y - alpha_y
-    surfaces = []
-    for band in (scene.band(k) for k in range(1 + len(scene.more_bands))):
-        total = raytrace.brightness(*behind, band.source)
-        surfaces.append(total + raytrace.brightness(x, y, band.lens_light) if band.lens_light else total)
-    return surfaces
+def _noise(scene: Scene, pixel_scale: float, instruments: Sequence[Instrument]) -> list[surface.Noise]:
+    """Of each band."""
+    found = []
+    for band, instrument in enumerate(instruments):
+        exposure = scene.band(band).exposure
+        sky = [(instrument.background_sigma(pixel_scale, t) / pixel_scale**2) ** 2 for t in exposure.tolist()]
+        photons = 1 / (exposure * pixel_scale**2)
+        found.append(surface.Noise(torch.tensor(sky).to(exposure), photons))
+    return found
 
 
 def _bin(image: Tensor, factor: int) -> Tensor:
@@ -105,13 +101,30 @@ def _blur(image: Tensor, instrument: Instrument, pixel_scale: float, supersampli
         return _bin(psf.convolve(image, kernel[None]), supersampling)
     sigma = instrument.psf_fwhm / (2 * (2 * np.log(2)) ** 0.5) / pixel_scale * supersampling
     weights = _half_gaussian(float(sigma), instrument.psf_truncation)
+    if supersampling > 1:
+        lines = _blurred(weights, image.shape[-1], supersampling).to(image).expand(len(image), -1, -1)
+        return torch.bmm(torch.bmm(lines, image), lines.mT)
+    return _convolve_lines(image, weights)
+
+
+def _convolve_lines(image: Tensor, weights: Sequence[float]) -> Tensor:
     radius, n = len(weights) - 1, image.shape[-1]
     for axis, pad in ((-1, (radius, radius, 0, 0)), (-2, (0, 0, radius, radius))):
         padded = F.pad(image[:, None], pad, mode="replicate")[:, 0]
         image = padded.narrow(axis, radius, n) * weights[0]
         for k in range(1, radius + 1):
             image = image.add(padded.narrow(axis, radius - k, n) + padded.narrow(axis, radius + k, n), alpha=weights[k])
-    return _bin(image, supersampling)
+    return image
+
+
+@lru_cache(maxsize=32)
+def _blurred(weights: tuple[float, ...], n: int, cells: int) -> Tensor:
+    """(n/cells, n) float64: what a line of n sub-pixels becomes, blurred and averaged."""
+    radius = len(weights) - 1
+    both = torch.tensor([*weights[:0:-1], *weights], dtype=torch.float64)
+    at = (torch.arange(n)[:, None] + torch.arange(-radius, radius + 1)).clamp(0, n - 1)
+    blurred = torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, at, both.expand(n, -1).contiguous())
+    return blurred.view(n // cells, cells, n).mean(1)
 
 
 @lru_cache
@@ -170,7 +183,7 @@ NOISE = ("once", "none", "doubled", "triple")
 def _hidden(scene: Scene, image: Tensor, instrument: Instrument, pixel_scale: float) -> Tensor:
     """The lens light that is taken away after the exposure, as images."""
     lone = dataclasses.replace(scene, mass=[], source=[], lens_light=scene.subtracted)
-    return render(lone.to(image.device, image.dtype), image.shape[-1], pixel_scale, instrument).to(image)
+    return render(lone.to(image.device, image.dtype), image.shape[-1], pixel_scale, instrument, "adaptive").to(image)
 
 
 def _expose(
@@ -187,7 +200,7 @@ def _expose(
     if instrument.background_rms is not None:
         sky, spread = 0.0, instrument.background_rms * t
     else:
-        sky, spread = instrument.sky_rate(pixel_scale) * t, instrument.read_noise * instrument.n_exposures**0.5
+        sky, spread = instrument.background_rate(pixel_scale) * t, instrument.read_sigma(pixel_scale)
     detector = instrument.detector
     rate = image * np.float32(t)
     normal *= np.float32(spread)
@@ -224,7 +237,7 @@ def _expose_batch(
     if instrument.background_rms is not None:
         sky, spread = torch.zeros_like(t), instrument.background_rms * t
     else:
-        sky, spread = instrument.sky_rate(pixel_scale) * t, instrument.read_noise * instrument.n_exposures**0.5
+        sky, spread = instrument.background_rate(pixel_scale) * t, instrument.read_sigma(pixel_scale)
     detector = instrument.detector
     if detector.correlation:
         background = torch.poisson(torch.zeros_like(image) + sky, generator) - sky + spread * normal

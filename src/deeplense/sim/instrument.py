@@ -19,10 +19,15 @@ class Instrument:
     Attributes:
         zero_point: magnitude of one electron a second; None when sources are given in counts.
         exposure_time: of one exposure. n_exposures: how many are combined.
-        sky_brightness: mag/arcsec². read_noise: electrons (rms) an exposure.
+        sky_brightness: mag/arcsec². read_noise: electrons (rms) an exposure. dark_current: electrons/s. Both are of a
+            pixel of the detector.
+        detector_pixel: arcsec, where images are drizzled onto others; None: the image's pixels, whatever their size.
         background_rms: counts/s a pixel, in place of sky and read noise (toy instruments).
-        psf_fwhm: of a Gaussian, cut at psf_truncation standard deviations; with psf_beta, of a Moffat profile.
-        source: where the numbers come from.
+        psf_fwhm: of a Gaussian, cut at psf_truncation standard deviations; with psf_beta, of a Moffat profile. The
+            image's pixels, over which light is averaged, come on top; optics, and a detector's pixels that are
+            drizzled, are in it.
+        source: where the numbers come from. unverified: which of them are from secondary sources, for the document
+            itself has yet to be opened; not empty: the instrument is experimental.
         detector: what a recipe adds to the noise.
     """
 
@@ -35,9 +40,12 @@ class Instrument:
     zero_point: float | None = None
     sky_brightness: float | None = None
     read_noise: float = 0.0
+    dark_current: float = 0.0
+    detector_pixel: float | None = None
     background_rms: float | None = None
     bands: tuple[str, ...] = ("1",)
     psf_beta: float | None = None
+    unverified: str = ""
     detector: Detector = NOTHING_MORE
 
     @property
@@ -56,23 +64,37 @@ class Instrument:
             return 0.0
         return float(10 ** (-0.4 * (self.sky_brightness - self.zero_point))) * pixel_scale**2
 
+    def background_rate(self, pixel_scale: float) -> float:
+        """Electrons a second and pixel of sky and dark current."""
+        return self.sky_rate(pixel_scale) + self.dark_current * self._detector_pixels(pixel_scale)
+
+    def read_sigma(self, pixel_scale: float) -> float:
+        """Electrons (rms) a pixel of all read-outs."""
+        return self.read_noise * (self.n_exposures * self._detector_pixels(pixel_scale)) ** 0.5
+
     def background_sigma(self, pixel_scale: float, exposure: float) -> float:
-        """σ of the background [counts/s]: σ² = (n·RN² + t·sky)/t², or the toy's constant."""
+        """σ of the background [counts/s]: σ² = (n·RN² + t·(sky + dark))/t², or the toy's constant.
+
+        Of noise that is white; what drizzling makes of it is in `Detector.correlation`.
+        """
         if self.background_rms is not None:
             return self.background_rms
-        variance = self.n_exposures * self.read_noise**2 + exposure * self.sky_rate(pixel_scale)
+        variance = self.read_sigma(pixel_scale) ** 2 + exposure * self.background_rate(pixel_scale)
         return float(variance**0.5) / exposure
 
+    def _detector_pixels(self, pixel_scale: float) -> float:
+        """How many pixels of the detector fill one of the image."""
+        return 1.0 if self.detector_pixel is None else (pixel_scale / self.detector_pixel) ** 2
 
-# what follows in a source is taken from secondary sources: the document itself has yet to be opened
-UNVERIFIED = " UNVERIFIED against the documents: "
+
 NIRCAM = (
     "JWST NIRCam as in COSMOS-Web. Compared with the JWST user documentation: pixel (NIRCam Detector Overview); 28.02 "
     "is the zero point of MJy/sr on pixels of 0.031 arcsec, -6.10 - 2.5 log10(PIXAR_SR) (NIRCam Absolute Flux "
     "Calibration and Zeropoints; lenstronomy 1.14.2 takes it for electrons), made e-/s by PHOTMJSR about {photmjsr} "
-    "and 2.05 e-/DN, to 0.1 mag: the pre-launch table of STScI's Mirage gives {mirage} (detector A1, with 2.05 e-/DN)."
-    + UNVERIFIED
-    + "PHOTMJSR and gain; read noise (NIRCam Detector Performance, there), of the difference of two reads, so "
+    "and 2.05 e-/DN, to 0.1 mag: the pre-launch table of STScI's Mirage gives {mirage} (detector A1, with 2.05 e-/DN)"
+)
+NIRCAM_UNVERIFIED = (
+    "PHOTMJSR and gain; read noise (NIRCam Detector Performance, there), of the difference of two reads, so "
     "conservative for a ramp; sky, zodiacal light of 0.2 MJy/sr (arXiv 2211.09890); PSF as in lenstronomy 1.14.2; "
     "8 x 257 s (arXiv 2211.07865), all exposures of a visit, of which one filter may have four only"
 )
@@ -114,6 +136,25 @@ INSTRUMENTS: dict[str, Instrument] = {
     ),
     "hst_f160w": Instrument(
         pixel_scale=0.08,
+        psf_fwhm=0.17,
+        psf_truncation=5,
+        exposure_time=1350.0,
+        n_exposures=4,
+        zero_point=25.96,
+        sky_brightness=22.3,
+        read_noise=12.0,
+        dark_current=0.048,
+        detector_pixel=0.128,
+        bands=("F160W",),
+        source='WFC3 F160W drizzled from 0.128" to 0.08". WFC3 Instrument Handbook: FWHM 0.151" at 1.6 micron before '
+        "pixelation, well approximated by a Gaussian (table 7.5); read noise 12 e- of a ramp of 16 reads, dark current "
+        "0.048 e-/s (chapters 9 and 5). The detector's pixels and drizzling broaden it: stars of 0.18 arcsec in the "
+        "image are 0.17 before its pixels, between the optics alone, 0.16, and the second moments of optics, pixel "
+        "and drops of 0.8 pixel added, 0.195. Zero point, sky and 5400 s, two orbits: the table of lenstronomy 1.14.2, "
+        "here in four exposures",
+    ),
+    "hst_f160w_1_14_2": Instrument(
+        pixel_scale=0.08,
         psf_fwhm=0.08,
         psf_truncation=5,
         exposure_time=5400.0,
@@ -122,8 +163,8 @@ INSTRUMENTS: dict[str, Instrument] = {
         sky_brightness=22.3,
         read_noise=4.0,
         bands=("F160W",),
-        source='WFC3 F160W drizzled to 0.08": the table of lenstronomy 1.14.2 (zero point: WFC3 AB; sky 22.3; two '
-        'orbits); PSF set to the drizzled pixel (undrizzled FWHM about 0.15", Windhorst et al. 2011)',
+        source="the HST table of lenstronomy 1.14.2, frozen, with a PSF of one drizzled pixel, below the diffraction "
+        "limit: what legacy/model_3 was made with. Superseded by hst_f160w",
     ),
     "hst_acs_f814w": Instrument(
         pixel_scale=0.05,
@@ -137,8 +178,8 @@ INSTRUMENTS: dict[str, Instrument] = {
         bands=("F814W",),
         source="ACS/WFC as in COSMOS. Compared: 2028 s, one orbit (arXiv astro-ph/0703095), in four exposures (the "
         'survey\'s HST page); PSF 0.09" and pixel 0.05" (arXiv astro-ph/0612306); read noise about 5 e- (ACS '
-        "Instrument Handbook, WFC ACCUM mode); sky as in paltas's configuration for arXiv 2203.00690, not a measured "
-        "one." + UNVERIFIED + "zero point AB 25.94 (arXiv astro-ph/0507614, table 10; 25.937 in codes that cite it)",
+        "Instrument Handbook, WFC ACCUM mode); sky as in paltas's configuration for arXiv 2203.00690, not measured",
+        unverified="zero point AB 25.94 (arXiv astro-ph/0507614, table 10; 25.937 in codes that cite it)",
     ),
     **{
         f"roman_{band.lower()}": Instrument(
@@ -152,18 +193,17 @@ INSTRUMENTS: dict[str, Instrument] = {
             read_noise=8.5,
             bands=(band,),
             source='Roman WFI. Compared: pixel 0.11" (roman.gsfc.nasa.gov, WFI technical page); with the Roman '
-            "technical information of 2024 (github.com/spacetelescope/roman-technical-information) PSF (filter "
-            "parameters) and minimum zodiacal light of 0.277, 0.267, 0.244 e-/s a pixel in F106, F129, F158, with "
-            "these zero points 22.96, 22.99, 23.11; read noise, there 5.6 e- in all (median) and 13.8 e- for the "
-            "difference of two reads, so that 8.5 is conservative."
-            + UNVERIFIED
-            + "zero point (Roman-STScI-000825, table 3) and 107 s in three dithers and two passes (wide area survey, "
-            "medium tier), as in lenstronomy 1.14.2",
+            "technical information of 2024 (github.com/spacetelescope/roman-technical-information) PSF (of the optics, "
+            "8 times oversampled, with jitter: summary of PSF statistics) and minimum zodiacal light of 0.277, 0.267, "
+            "0.244 e-/s a pixel in F106, F129, F158, with these zero points 22.96, 22.99, 23.11; read noise, there 5.6 "
+            "e- in all (median) and 13.8 e- for the difference of two reads, so that 8.5 is conservative",
+            unverified="zero point (Roman-STScI-000825, table 3) and 107 s in three dithers and two passes (wide area "
+            "survey, medium tier), as in lenstronomy 1.14.2",
         )
         for band, zero_point, sky, fwhm in (
-            ("F106", 26.35, 22.99, 0.087),
+            ("F106", 26.35, 22.96, 0.087),
             ("F129", 26.35, 22.99, 0.106),
-            ("F158", 26.38, 23.10, 0.128),
+            ("F158", 26.38, 23.11, 0.128),
         )
     },
     **{
@@ -201,6 +241,7 @@ INSTRUMENTS: dict[str, Instrument] = {
             read_noise=15.77,
             bands=(band,),
             source=NIRCAM.format(photmjsr=photmjsr, mirage=mirage),
+            unverified=NIRCAM_UNVERIFIED,
         )
         for band, zero_point, photmjsr, mirage, fwhm in (
             ("F115W", 27.6, 3.1, 27.59, 0.04),

@@ -18,6 +18,8 @@ from deeplense.sim.scene import Scene
 from deeplense.sim.substructure import HALO_COLUMNS
 from deeplense.sim.world import World
 
+REFERENCE = 5  # sub-pixels a side that lenstronomy, which knows none but equal ones, takes for "adaptive"
+
 
 class HaloTable(NamedTuple):
     """Every halo of n images.
@@ -80,7 +82,8 @@ def observe(
     if engine == "lenstronomy":
         from deeplense.sim import reference  # its import takes seconds
 
-        clean = reference.render(scene, world.size, world.pixel_scale, world.instruments, s.supersampling)
+        cells = REFERENCE if s.supersampling == "adaptive" else s.supersampling
+        clean = reference.render(scene, world.size, world.pixel_scale, world.instruments, cells)
         clean = clean.to(device, torch.float32)
     else:
         moved = scene.to(device, torch.float32)
