@@ -17,8 +17,11 @@ class MassProfile(NamedTuple):
         function: `(x, y, **parameters) -> (alpha_x, alpha_y)`; of a circular profile `(r², **parameters) -> α/r`, and
             `center_x`, `center_y` are dealt with by the ray shooter, which is faster for many of them.
         strength: parameters that switch it off when zero (masked entries of a padded array).
+        potential: ψ [arcsec²] with ∇ψ = α, of the arguments of `function`, up to a constant; None: nobody wrote it, and
+            maps of the potential are refused.
     """
 
     function: Callable[..., Any]
     strength: tuple[str, ...]
     circular: bool = False
+    potential: Callable[..., Tensor] | None = None
