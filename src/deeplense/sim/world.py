@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +29,10 @@ from deeplense.sim.source import Galaxies
 from deeplense.sim.substructure import POPULATIONS, Host, Substructure, Truth
 from deeplense.sim.substructure.base import POPULATION, is_population, tensors
 
+if TYPE_CHECKING:
+    from deeplense.sim.lenses import Lenses
+
+Said = str | Path | dict[str, Any] | recipe.Recipe | recipe.Simulation
 PYHALO = (
     69.7,
     0.2814,
@@ -44,7 +50,11 @@ PERIODS = {"phi3": 2 * np.pi / 3, "phi4": np.pi / 2}
 
 
 class World:
-    """Priors, classes and instruments of a simulation, checked.
+    """Priors, classes and instruments of a simulation, checked: `World("realistic/hst").draw(16)`.
+
+    Args:
+        simulation: a shipped recipe's name, a YAML file, its content, a `Recipe`, or its `simulation` section.
+        overrides: `key.sub=value` strings, as on the command line.
 
     Attributes:
         classes: names, in the order of the labels. truth: every parameter stored with an image.
@@ -55,9 +65,8 @@ class World:
         UserError: anything in the section that makes no sense, named by its key.
     """
 
-    def __init__(self, simulation: recipe.Simulation) -> None:
-        # whoever made it, its numbers lie in their ranges
-        s = self.simulation = config.build(recipe.Simulation, dataclasses.asdict(simulation), "simulation")
+    def __init__(self, simulation: Said, overrides: Sequence[str] = ()) -> None:
+        s = self.simulation = _simulation(simulation, overrides)
         self._bands = bands_of(s)
         self.bands = [band.name for band in self._bands]
         self.instruments = [band.instrument for band in self._bands]
@@ -101,6 +110,20 @@ class World:
         self.truth = self._truths()
         # a prior that leaves its domain is found now
         self._draw_macro(rng.generator(0, "check", 0), self.labels(0, "check", 0))
+
+    def draw(self, n: int, seed: int = 0, stream: str = "train") -> Lenses:
+        """The first n lenses of a stream, in its order: those that `simulate` makes with this seed for that split.
+
+        Raises:
+            UserError: n is less than 1.
+        """
+        from deeplense.sim.lenses import Lenses  # which draws worlds' scenes
+
+        if n < 1:
+            raise UserError(f"{n} lenses cannot be drawn; ask for 1 or more")
+        blocks = -(-n // rng.BLOCK)
+        scenes = [s for k in range(blocks) for s in self.scenes(seed, stream, k, min(rng.BLOCK, n - k * rng.BLOCK))]
+        return Lenses(self, scenes, seed, stream)
 
     def labels(self, seed: int, stream: str, block: int) -> NDArray[np.int64]:
         """(BLOCK,) classes: each once in every round, so that any number of scenes holds them equally, but in random
@@ -299,6 +322,16 @@ class World:
         for population in self._populations:
             found += [t for t in population.truth() if t.name not in {f.name for f in found}]
         return found
+
+
+def _simulation(said: Said, overrides: Sequence[str]) -> recipe.Simulation:
+    """The section that is meant; whoever made it, its numbers lie in their ranges."""
+    if isinstance(said, recipe.Simulation):
+        built = config.build(recipe.Simulation, dataclasses.asdict(said), "simulation")
+        if not overrides:
+            return built
+        said = recipe.Recipe(simulation=built)
+    return config.load_recipe(config.to_tree(said) if isinstance(said, recipe.Recipe) else said, overrides).simulation
 
 
 def _truth(prefix: str, name: str, unit: str, spec: Any) -> Truth:
