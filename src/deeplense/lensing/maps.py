@@ -81,7 +81,7 @@ def jacobian(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Jacobian:
     for component in (c.trimmed() for c in mass):
         profile = MASS[component.profile]
         if not profile.circular:
-            more = jacobian_of(x, y, lambda x, y, c=component: deflection(x, y, [c]))  # type: ignore[misc]
+            more = _by_backward(x, y, component)
             xx, xy, yx, yy = (old + new for old, new in zip((xx, xy, yx, yy), more, strict=True))
             continue
         for part in component.chunks(x.shape[-1] * x.shape[-2]):
@@ -94,6 +94,19 @@ def jacobian(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Jacobian:
             across = (2 * slope * dx * dy).sum(1)
             xx, yy = xx + (ratio + 2 * slope * dx * dx).sum(1), yy + (ratio + 2 * slope * dy * dy).sum(1)
             xy, yx = xy + across, yx + across
+    return Jacobian(xx, xy, yx, yy)
+
+
+def _by_backward(x: Tensor, y: Tensor, component: Component) -> Jacobian:
+    """Of profiles that are not circular, of which there are few."""
+    differentiable = torch.is_grad_enabled() and any(v.requires_grad for v in (x, y, *component.params.values()))
+    with torch.enable_grad():
+        x, y = (v if v.requires_grad else v.detach().requires_grad_() for v in (x, y))
+        rows = [
+            torch.autograd.grad(alpha.sum(), (x, y), create_graph=differentiable, retain_graph=True)
+            for alpha in deflection(x, y, [component])
+        ]
+    (xx, xy), (yx, yy) = rows
     return Jacobian(xx, xy, yx, yy)
 
 
