@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +31,6 @@ from deeplense.sim.substructure.base import POPULATION, is_population, tensors
 if TYPE_CHECKING:
     from deeplense.sim.lenses import Lenses
 
-Said = str | Path | dict[str, Any] | recipe.Recipe | recipe.Simulation
 PYHALO = (
     69.7,
     0.2814,
@@ -65,8 +63,8 @@ class World:
         UserError: anything in the section that makes no sense, named by its key.
     """
 
-    def __init__(self, simulation: Said, overrides: Sequence[str] = ()) -> None:
-        s = self.simulation = _simulation(simulation, overrides)
+    def __init__(self, simulation: config.Said, overrides: Sequence[str] = ()) -> None:
+        s = self.simulation = config.load_simulation(simulation, overrides)
         self._bands = bands_of(s)
         self.bands = [band.name for band in self._bands]
         self.instruments = [band.instrument for band in self._bands]
@@ -322,16 +320,6 @@ class World:
         for population in self._populations:
             found += [t for t in population.truth() if t.name not in {f.name for f in found}]
         return found
-
-
-def _simulation(said: Said, overrides: Sequence[str]) -> recipe.Simulation:
-    """The section that is meant; whoever made it, its numbers lie in their ranges."""
-    if isinstance(said, recipe.Simulation):
-        built = config.build(recipe.Simulation, dataclasses.asdict(said), "simulation")
-        if not overrides:
-            return built
-        said = recipe.Recipe(simulation=built)
-    return config.load_recipe(config.to_tree(said) if isinstance(said, recipe.Recipe) else said, overrides).simulation
 
 
 def _truth(prefix: str, name: str, unit: str, spec: Any) -> Truth:
