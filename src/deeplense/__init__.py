@@ -17,6 +17,8 @@ _WHERE = {
     "World": "deeplense.sim.world",
     "Lens": "deeplense.sim.named",
     "Lenses": "deeplense.sim.lenses",
+    "to_lenstronomy": "deeplense.sim.exchange",
+    "from_lenstronomy": "deeplense.sim.exchange",
     "simulate": "deeplense.data.generate",
     "import_dataset": "deeplense.data.importing",
     "Dataset": "deeplense.data.store",

@@ -73,7 +73,7 @@ def mark(axes: Axes, lens: Lenses, names: Sequence[str]) -> None:
         MARKS[name](axes, lens)
     axes.set(xlim=limits[0], ylim=limits[1])
     if drawn and axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), fontsize=6, facecolor="0.2", labelcolor="white")
+        axes.legend(loc="lower left", fontsize=5, facecolor="0.2", labelcolor="white", framealpha=0.6)
 
 
 def check_simulated(simulated: bool, names: Sequence[str]) -> None:
