@@ -129,3 +129,17 @@ def test_a_profile_without_a_potential_is_refused(monkeypatch: pytest.MonkeyPatc
     raytrace.deflection(x, y, component("shear", CASES["shear"][1][0]))
     with pytest.raises(UserError, match=r"^no potential of 'shear'; give its MassProfile a potential"):
         maps.potential(x, y, component("shear", CASES["shear"][1][0]))
+
+
+def test_a_grid_that_all_images_share_is_as_good_as_one_each() -> None:
+    one = torch.tensor([[0.5], [1.3]], dtype=torch.float64)
+    p = {"theta_E": one, "e1": 0.1 * one, "e2": 0 * one, "center_x": 0 * one, "center_y": 0.1 * one}
+    halos = {"theta_E2": one.expand(2, 3) * 1e-3, "center_x": one.expand(2, 3), "center_y": one.expand(2, 3)}
+    mass = [Component("sie", p), Component("point_mass", halos)]
+    x, y = raytrace.grid(5, 0.3, "cpu", torch.float64)
+    own = maps.jacobian(x.expand(2, 5, 5), y.expand(2, 5, 5), mass)
+    for a, b in zip(maps.jacobian(x, y, mass), own, strict=True):
+        assert torch.equal(a, b)
+    for k in range(2):
+        for a, b in zip(maps.jacobian(x, y, [c[k : k + 1] for c in mass]), own, strict=True):
+            torch.testing.assert_close(a[0], b[k], rtol=1e-12, atol=1e-12)

@@ -76,7 +76,9 @@ class Jacobian(NamedTuple):
 
 def jacobian(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Jacobian:
     """∂α/∂θ summed over deflectors of one plane; arguments as of `potential`. It can itself be differentiated."""
-    x, y = x + 0 * y, y + 0 * x
+    batch = max((len(v) for c in mass for v in c.params.values()), default=1)
+    # each image has points of its own, or their derivatives would be summed over images
+    x, y = (v.expand(max(batch, len(v)), -1, -1) for v in (x + 0 * y, y + 0 * x))
     xx, xy, yx, yy = (torch.zeros_like(x) for _ in range(4))
     for component in (c.trimmed() for c in mass):
         profile = MASS[component.profile]
