@@ -14,6 +14,11 @@ __version__ = metadata.version("deeplense")
 
 # imported on first use, so that `import deeplense` and `deeplense --help` take no time
 _WHERE = {
+    "World": "deeplense.sim.world",
+    "Lens": "deeplense.sim.named",
+    "Lenses": "deeplense.sim.lenses",
+    "to_lenstronomy": "deeplense.sim.exchange",
+    "from_lenstronomy": "deeplense.sim.exchange",
     "simulate": "deeplense.data.generate",
     "import_dataset": "deeplense.data.importing",
     "Dataset": "deeplense.data.store",

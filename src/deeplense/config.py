@@ -19,13 +19,26 @@ import yaml
 
 from deeplense import trees
 from deeplense.errors import UserError, brief, nearest
-from deeplense.recipe import Recipe
+from deeplense.recipe import Recipe, Simulation
 from deeplense.typed import build, dataclass_in, fields, optional
 
-__all__ = ["Tree", "build", "dump", "load_recipe", "lookup", "nearest", "set_path", "shipped", "to_tree"]
+__all__ = [
+    "Tree",
+    "build",
+    "dump",
+    "load_recipe",
+    "load_simulation",
+    "lookup",
+    "nearest",
+    "set_path",
+    "shipped",
+    "to_tree",
+]
 
 T = TypeVar("T")
 Tree = dict[str, Any]
+
+Said = str | Path | Tree | Recipe | Simulation
 
 BASES = 16  # recipes that may stand one on another
 
@@ -68,6 +81,20 @@ def load_recipe(source: str | Path | Tree, overrides: typing.Sequence[str] = ())
             raise UserError(f"{brief(text)} is not an override; write key.sub=value")
         set_path(tree, path, trees.read_yaml(value, brief(text)))
     return build(Recipe, tree, "recipe")
+
+
+def load_simulation(said: Said, overrides: typing.Sequence[str] = ()) -> Simulation:
+    """The `simulation` section of whatever says a recipe; whoever made it, its numbers lie in their ranges.
+
+    Raises:
+        UserError: as of `load_recipe`.
+    """
+    if isinstance(said, Simulation):
+        built: Simulation = build(Simulation, dataclasses.asdict(said), "simulation")
+        if not overrides:
+            return built
+        said = Recipe(simulation=built)
+    return load_recipe(to_tree(said) if isinstance(said, Recipe) else said, overrides).simulation
 
 
 def to_tree(recipe: Recipe) -> Tree:

@@ -189,6 +189,24 @@ def test_bad_requests_are_one_line_and_write_nothing(simulated: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+def test_marks_and_residual_are_drawn_on_request(simulated: Path, tmp_path: Path) -> None:
+    cdm = Dataset(simulated).manifest.classes.index("cdm")
+    split = Dataset(simulated).split("test")
+    id = split.ids[int(np.flatnonzero(split.labels == cdm)[0])]
+    plain = show(simulated, tmp_path / "plain.svg", id=id).read_text()
+    text = show(simulated, tmp_path / "all.svg", id=id, also="critical_curves, caustics,residual").read_text()
+    for label in ("critical curves", "caustics", "residual"):
+        assert f"<!-- {label} -->" in text
+        assert f"<!-- {label} -->" not in plain
+    for source, of, also, match in (
+        (simulated, id, "curves", "no mark for --also 'curves'.*critical_curves"),
+        (simulated, None, "halos", "--also halos: give --id of an image of a simulated dataset"),
+        ("quickstart", None, "halos", "--also halos: give --id"),
+    ):
+        with pytest.raises(UserError, match=match):
+            show(source, tmp_path / "none.svg", id=of, also=also)
+
+
 def test_a_scene_of_another_version_is_an_error(simulated: Path) -> None:
     with pytest.raises(UserError, match="another version of the code"):
         showing._find([], 3)

@@ -30,6 +30,8 @@ from deeplense.data.schema import ImageInfo, Manifest, Parameter, Shard
 from deeplense.device import resolve_device
 from deeplense.errors import UserError
 from deeplense.recipe import Recipe
+from deeplense.sim import truth_maps
+from deeplense.sim.lenses import Lenses
 from deeplense.sim.observe import HaloTable, observe_block
 from deeplense.sim.substructure import HALO_COLUMNS
 from deeplense.sim.world import World
@@ -51,6 +53,7 @@ class Task(NamedTuple):
     engine: str
     device: str
     allow: tuple[str, ...] = ()  # modules of the recipe's own populations
+    maps: tuple[str, ...] = ()  # truths to keep
 
 
 def simulate(
@@ -63,6 +66,7 @@ def simulate(
     engine: str = "torch",
     cluster: str | None = None,
     device: str = "cpu",
+    truth: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Path:
     """Simulate a dataset; run again, it finishes what was interrupted.
@@ -77,13 +81,15 @@ def simulate(
         engine: "torch", or "lenstronomy" (slow, the reference).
         cluster: address of a Dask scheduler, in place of processes here.
         device: "cpu", or "cuda" for one process on the GPU.
+        truth: maps to keep beside the images, e.g. "kappa,deflection,source"; keys of `TRUTH_MAPS`.
         overrides: `key.sub=value` strings.
 
     Returns:
         The dataset's folder.
 
     Raises:
-        UserError: a bad recipe, a full disk, a folder that holds something else, or no cluster at the address.
+        UserError: a bad recipe, a truth map that it cannot give, a full disk, a folder that holds something else, or
+            no cluster at the address.
     """
     overrides = [*overrides, *([] if seed is None else [f"seed={seed}"])]
     made = config.load_recipe(config.to_tree(recipe) if isinstance(recipe, Recipe) else recipe, overrides)
@@ -97,24 +103,28 @@ def simulate(
     out = Path(out)
     if cluster is not None:  # an address that does not answer is found before anything is written
         pools.check(cluster)
-    if _claim(out, made, engine, where.type, world):
+    maps = () if truth is None else tuple(truth_maps.chosen(truth, world))
+    if _claim(out, made, engine, where.type, world, maps):
         return out
     tree, folder, own = config.to_tree(made), str(out.absolute()), _own_modules(made)
     tasks = [
-        Task(tree, folder, split, number, min(SHARD, n - number * SHARD), engine, str(where), own)
+        Task(tree, folder, split, number, min(SHARD, n - number * SHARD), engine, str(where), own, maps)
         for split, n in made.splits.items()
         for number in range(-(-n // SHARD))
     ]
     shards = _run(tasks, 1 if where.type != "cpu" else workers or os.cpu_count() or 1, cluster, out)
     _sweep(out)
-    manifest(made, world, shards, () if world.halos_per_image is None else HALO_COLUMNS).write(out)
+    manifest(made, world, shards, () if world.halos_per_image is None else HALO_COLUMNS, maps).write(out)
     (out / PLAN).unlink()
     print(f"wrote {out}: {sum(made.splits.values())} images, {len(world.classes)} classes")
     return out
 
 
-def manifest(recipe: Recipe, world: World, shards: list[Shard], halo_columns: Sequence[str] = ()) -> Manifest:
+def manifest(
+    recipe: Recipe, world: World, shards: list[Shard], halo_columns: Sequence[str] = (), maps: Sequence[str] = ()
+) -> Manifest:
     """The sealed manifest of a simulated dataset."""
+    planes = truth_maps.plane_names(maps, world)
     unit = "electron" if recipe.simulation.noise == "triple" else "electron/s"
     if recipe.simulation.scale_to_max:
         unit = "maximum"
@@ -129,6 +139,8 @@ def manifest(recipe: Recipe, world: World, shards: list[Shard], halo_columns: Se
         code_version=metadata.version("deeplense"),
         source="simulated",
         halo_columns=list(halo_columns),
+        maps=[name for name, _ in planes],
+        map_units=[unit for _, unit in planes],
     ).seal()
 
 
@@ -145,7 +157,7 @@ def make_shard(task: Task) -> Shard:
     with allowed(*task.allow):
         recipe, world = _world(json.dumps(task.tree))
     images = np.empty((task.n, len(world.bands), world.size, world.size), np.float32)
-    rest = []
+    rest, maps = [], []
     for k in range(-(-task.n // rng.BLOCK)):
         start = k * rng.BLOCK
         n = min(rng.BLOCK, task.n - start)
@@ -153,13 +165,15 @@ def make_shard(task: Task) -> Shard:
         block = _block(world, recipe.seed, task.split, number, n, task.device, task.engine)
         images[start : start + n] = block.images.cpu().numpy()
         rest.append(block[1:])
+        if task.maps:
+            lenses = Lenses(world, world.scenes(recipe.seed, task.split, number, n), recipe.seed, task.split)
+            maps.append(truth_maps.make_maps(lenses, task.maps))
     labels, truth, index, tables = zip(*rest, strict=True)
     ids = [f"{task.split}-{i:08d}" for i in np.concatenate(index)]
     halos = None if world.halos_per_image is None else HaloTable.joined(tables)
     folder = Path(task.folder)
-    return store.write_shard(
-        folder, task.split, task.number, images, np.concatenate(labels), np.concatenate(truth), ids, halos
-    )
+    columns = images, np.concatenate(labels), np.concatenate(truth), ids, halos
+    return store.write_shard(folder, task.split, task.number, *columns, np.concatenate(maps) if maps else None)
 
 
 def _path(task: Task) -> Path:
@@ -301,7 +315,7 @@ def _sweep(out: Path) -> None:
         stale.unlink(missing_ok=True)
 
 
-def _claim(out: Path, recipe: Recipe, engine: str, device: str, world: World) -> bool:
+def _claim(out: Path, recipe: Recipe, engine: str, device: str, world: World, maps: Sequence[str]) -> bool:
     """Make the folder ours; True when the very dataset is there already.
 
     Raises:
@@ -309,11 +323,13 @@ def _claim(out: Path, recipe: Recipe, engine: str, device: str, world: World) ->
     """
     plan = {"recipe": config.to_tree(recipe), "engine": engine, "device": device}
     plan["code_version"] = metadata.version("deeplense")
+    planes = [name for name, _ in truth_maps.plane_names(maps, world)]
+    plan |= {"maps": planes} if maps else {}
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another --out")
     if (out / schema.MANIFEST).exists():
         old = schema.read_manifest(out)
-        if json.dumps(old.recipe) != json.dumps(plan["recipe"]):
+        if json.dumps(old.recipe) != json.dumps(plan["recipe"]) or old.maps != planes:
             raise UserError(f"{out}: holds another dataset; choose another --out or delete it")
         if all((out / shard.file).exists() for shard in old.shards):
             (out / PLAN).unlink(missing_ok=True)  # killed after its last file was written
@@ -329,7 +345,7 @@ def _claim(out: Path, recipe: Recipe, engine: str, device: str, world: World) ->
     elif out.is_dir() and set(out.iterdir()) - _begun(out):
         raise UserError(f"{out}: is not empty; choose another --out")
     halos = 4 * len(HALO_COLUMNS) * (world.halos_per_image or 0)
-    image = 4 * len(world.bands) * world.size**2 + 8 * len(world.truth) + 128 + halos
+    image = 4 * (len(world.bands) + len(planes)) * world.size**2 + 8 * len(world.truth) + 128 + halos
     need = sum(recipe.splits.values()) * image
     try:
         out.mkdir(parents=True, exist_ok=True)

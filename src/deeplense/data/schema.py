@@ -90,6 +90,8 @@ class Manifest:
     source: str = ""  # where imported data came from
     notes: list[str] = field(default_factory=list)  # of an import: what was joined, guessed, changed and left out
     halo_columns: list[str] = field(default_factory=list)  # of the shards' table of halos; empty: they have none
+    maps: list[str] = field(default_factory=list)  # planes of the shards' truth maps; empty: they have none
+    map_units: list[str] = field(default_factory=list)  # of each
     checksum: str = ""  # of the file `dataset.json` itself
     schema_version: int = SCHEMA_VERSION
 
@@ -109,6 +111,7 @@ class Manifest:
             [[p.name, p.unit, p.prior] for p in self.parameters],
             dataclasses.astuple(self.image),
             *([self.halo_columns] if self.halo_columns else []),
+            *([self.maps, self.map_units] if self.maps else []),
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

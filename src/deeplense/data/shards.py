@@ -121,6 +121,37 @@ def check_halos(path: Path, shard: Shard, manifest: Manifest) -> None:
             raise UserError(f"{path}: halo_start does not share {len(table)} halos among {shard.n} images")
 
 
+def read_maps(path: Path, row: int, manifest: Manifest) -> NDArray[np.float32]:
+    """(K, H, W) float32: the truth maps of one image of the shard.
+
+    Raises:
+        UserError: not readable, or not what the manifest says.
+    """
+    with _opened(path) as file:
+        return np.ascontiguousarray(_maps(path, file, manifest)[row])
+
+
+def check_maps(path: Path, shard: Shard, manifest: Manifest) -> None:
+    """The truth maps against the manifest.
+
+    Raises:
+        UserError: not readable, or not what the manifest says.
+    """
+    with _opened(path) as file:
+        if manifest.maps and len(_maps(path, file, manifest)) == shard.n:
+            return
+        if manifest.maps or "map" in file:
+            raise UserError(f"{path}: its truth maps do not fit the manifest; make the dataset again")
+
+
+def _maps(path: Path, file: h5py.File, manifest: Manifest) -> h5py.Dataset:
+    maps, info = _column(path, file, "map"), manifest.image
+    fits = maps.shape[1:] == (len(manifest.maps), info.height, info.width) and maps.dtype == np.dtype("<f4")
+    if not fits or not _plain(maps, path):
+        raise UserError(f"{path}: its truth maps do not fit the manifest; make the dataset again")
+    return maps
+
+
 def _halos(path: Path, file: h5py.File, columns: list[str]) -> tuple[h5py.Dataset, h5py.Dataset]:
     if "halo" not in file or "halo_start" not in file:
         raise _strange_halos(path)

@@ -23,7 +23,15 @@ from deeplense.allocator import keep_freed_memory
 from deeplense.data import schema
 from deeplense.data.prefetch import Prefetch
 from deeplense.data.schema import Batch, Manifest, Shard
-from deeplense.data.shards import ID_LENGTH, check_halos, read_halos, read_shard, split_shards
+from deeplense.data.shards import (
+    ID_LENGTH,
+    check_halos,
+    check_maps,
+    read_halos,
+    read_maps,
+    read_shard,
+    split_shards,
+)
 from deeplense.errors import UserError
 from deeplense.sim.observe import HaloTable
 from deeplense.sim.substructure import HALO_COLUMNS
@@ -41,12 +49,13 @@ def write_shard(
     params: NDArray[np.float64],
     ids: Iterable[str],
     halos: HaloTable | None = None,
+    maps: NDArray[np.float32] | None = None,
 ) -> Shard:
     """Write `SPLIT-00000.h5` whole or not at all, flushed and checksummed.
 
     Args:
         images: (N, C, H, W). labels: (N,). params: (N, P), NaN where a parameter does not apply. ids: N strings.
-        halos: of the N images; None writes no table.
+        halos: of the N images; None writes no table. maps: (N, K, H, W) truths; None writes none.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -58,6 +67,8 @@ def write_shard(
     tables = {"label": labels.astype(np.int64), "params": params.astype(np.float64), "id": names}
     if halos is not None:
         tables |= {"halo": halos.rows, "halo_start": halos.start}
+    if maps is not None:
+        tables |= {"map": np.ascontiguousarray(maps, dtype=np.float32)}
     pixels = np.ascontiguousarray(images, dtype=np.float32)
     content, offset = _around(path.name, pixels.shape, tables)
     digest = hashlib.sha256()
@@ -175,6 +186,23 @@ class Split(torch.utils.data.Dataset[Batch]):
         rows = read_halos(self._paths[shard], i - int(self._starts[shard]), columns)
         return rows.view([(name, rows.dtype) for name in columns])[:, 0]
 
+    def maps(self, index: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """Truth maps (len(index), H, W) by the name of their plane, e.g. "deflection_x"; read from disk each time.
+
+        Raises:
+            UserError: the dataset holds none.
+        """
+        names = self.manifest.maps
+        if not names:
+            raise UserError(f"dataset '{self.manifest.name}' holds no truth maps; simulate it with --truth")
+        index = np.arange(len(self))[index]
+        shard = self._shard(index)
+        found = [
+            read_maps(self._paths[s], int(i - self._starts[s]), self.manifest)
+            for s, i in zip(shard, index, strict=True)
+        ]
+        return {name: np.stack([one[k] for one in found]) for k, name in enumerate(names)}
+
     def by_shard(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """The same positions, grouped by shard, else in their order."""
         return index[np.argsort(self._shard(index), kind="stable")]
@@ -244,6 +272,7 @@ def validate(folder: str | Path, checksums: bool = False) -> Manifest:
             raise UserError(f"{path}: its bytes have changed since it was written; copy it again or make it again")
         ids.update(read_shard(path, shard, manifest).ids)
         check_halos(path, shard, manifest)
+        check_maps(path, shard, manifest)
     if len(ids) < sum(manifest.splits.values()):
         raise UserError(f"{folder}: two images have the same id; make the dataset again")
     manifest.check_seal(folder)

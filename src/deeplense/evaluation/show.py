@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,13 @@ from deeplense import config, rng
 from deeplense.data import schema
 from deeplense.data.store import Dataset
 from deeplense.errors import UserError
+from deeplense.evaluation import marks
 from deeplense.evaluation.forward import MACRO
 from deeplense.evaluation.gallery import picture
 from deeplense.evaluation.plots import plain
 from deeplense.recipe import Recipe
 from deeplense.sim import image
+from deeplense.sim.lenses import Lenses
 from deeplense.sim.observe import observe
 from deeplense.sim.scene import Scene
 from deeplense.sim.world import World
@@ -32,30 +35,35 @@ COLUMNS = 6
 CLEAN_UNIT = "electron/s"  # of a rendered image before noise
 
 
-def show(source: str | Path, out: str | Path, id: str | None = None) -> Path:
+def show(source: str | Path, out: str | Path, id: str | None = None, also: str | None = None) -> Path:
     """Draw a recipe's world, a dataset, or one image of it.
 
     Args:
         source: a dataset's folder, or a recipe.
         out: the picture to write (.png, .pdf, .svg).
         id: of one image; from a simulated dataset it is rendered again with and without noise and substructure.
+        also: with `id`, of critical_curves, caustics, halos (over the noiseless image) and residual (of the stored
+            image, less that of the lens without substructure), e.g. "critical_curves,halos".
 
     Raises:
-        UserError: no such dataset, recipe, id, or kind of picture.
+        UserError: no such dataset, recipe, id, kind of picture or mark.
     """
     out = Path(out)
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"{out}: not a kind of picture; end it in .png, .pdf or .svg")
+    names = marks.chosen(also)
     if not Path(source).exists() and str(source) not in config.shipped():
         raise UserError(
             f"{source}: no dataset, bundle or recipe of this name; {config.nearest(str(source), config.shipped())}"
         )
     if (Path(source) / schema.MANIFEST).exists() or Path(source).is_dir():
         dataset = Dataset(source)
-        figure = _gallery_of_dataset(dataset) if id is None else _one_image(dataset, id)
+        marks.check_simulated(id is not None and dataset.manifest.recipe is not None, names)
+        figure = _gallery_of_dataset(dataset) if id is None else _one_image(dataset, id, names)
     elif id is not None:
         raise UserError(f"--id names an image of a dataset; {source} is a recipe")
     else:
+        marks.check_simulated(False, names)
         figure = _gallery_of_recipe(source)
     with schema.atomic(out) as temporary:
         figure.savefig(temporary, dpi=150)
@@ -105,7 +113,7 @@ def _gallery(rows: dict[str, Array], title: str, pixel_scale: float | None, band
     return figure
 
 
-def _one_image(dataset: Dataset, id: str) -> Figure:
+def _one_image(dataset: Dataset, id: str, also: Sequence[str] = ()) -> Figure:
     split, row = dataset.locate(id)
     manifest = dataset.manifest
     label = int(split.labels[row])
@@ -116,15 +124,21 @@ def _one_image(dataset: Dataset, id: str) -> Figure:
     stored = split.images(np.array([row]))[0].numpy()
     panels = {"stored": stored}
     if manifest.source == "simulated" and manifest.recipe is not None:
-        panels |= _again(config.build(Recipe, manifest.recipe, "recipe"), split.name, row)
+        recipe = config.build(Recipe, manifest.recipe, "recipe")
+        panels |= _again(recipe, split.name, row)
+        if marks.RESIDUAL in also and "without substructure" in panels:
+            panels[marks.RESIDUAL] = stored - panels["without substructure"]
     bands = manifest.image.bands or [f"channel {k}" for k in range(len(stored))]
+    lens = _lens(recipe, split.name, row) if set(also) & set(marks.MARKS) else None
     figure = Figure(figsize=(3.3 * len(panels), 2.8 * len(stored) + 0.8), layout="constrained")
     title = (textwrap.fill(line, 42 * len(panels)) for line in (f"{id} · {name}", truth))
     figure.suptitle(plain("\n".join(title)), fontsize=10)
     grid = figure.subplots(len(stored), len(panels), squeeze=False)
     for (k, row), (column, (what, channels)) in itertools.product(enumerate(grid), enumerate(panels.items())):
         axes = row[column]
-        drawn = _draw(axes, channels[k], signed=what.startswith("effect"))
+        drawn = _draw(axes, channels[k], signed=what.startswith("effect") or what == marks.RESIDUAL)
+        if lens is not None and what == "without noise":
+            marks.mark(axes, lens, also)
         axes.set(xticks=[], yticks=[])
         if k == 0:
             axes.set_title(what, fontsize=10)
@@ -141,8 +155,8 @@ def _one_image(dataset: Dataset, id: str) -> Figure:
 
 def _again(recipe: Recipe, split: str, index: int) -> dict[str, Array]:
     """Render an image anew: with its noise, without, without substructure, and what substructure does."""
-    world = World(recipe.simulation)
-    scene = _find(world.scenes(recipe.seed, split, index // rng.BLOCK), index)
+    lens = _lens(recipe, split, index)
+    world, scene = lens.world, lens.scenes[0]
     smooth = dataclasses.replace(scene, mass=[c for c in scene.mass if c.profile in MACRO])
 
     def clean(s: Scene) -> Array:
@@ -157,6 +171,13 @@ def _again(recipe: Recipe, split: str, index: int) -> dict[str, Array]:
         "without substructure": without,
         "effect of substructure": with_sub - without,
     }
+
+
+def _lens(recipe: Recipe, split: str, index: int) -> Lenses:
+    """The one lens of an image."""
+    world = World(recipe.simulation)
+    scene = _find(world.scenes(recipe.seed, split, index // rng.BLOCK), index)
+    return Lenses(world, [scene], recipe.seed, split)
 
 
 def _find(scenes: list[Scene], index: int) -> Scene:

@@ -13,6 +13,7 @@ from scipy.interpolate import CubicSpline
 
 ARCSEC = float((1 * units.arcsec).to(units.rad).value)
 G_OVER_C2 = float((constants.G / constants.c**2).to(units.Mpc / units.Msun).value)  # Mpc / Msun
+DAYS_PER_MPC = float((1 * units.Mpc / constants.c).to(units.day).value)
 FARTHEST = 20.0  # redshift of the last halo along a line of sight
 
 
@@ -97,6 +98,11 @@ def theta_E(mass: Length, d: Distances) -> Length:
 def mass(theta_E: Length, d: Distances) -> Length:
     """Mass [Msun] inside an Einstein radius [arcsec]; the inverse of `theta_E`."""
     return theta_E**2 / d.theta_E2_per_mass
+
+
+def time_delay_days(d: Distances, z_lens: Length) -> Length:
+    """(1 + z_l) D_l D_s/(c D_ls) [days/arcsec²], the time of a Fermat potential of 1 arcsec²."""
+    return (1 + z_lens) * d.D_l * d.D_s / d.D_ls * ARCSEC**2 * DAYS_PER_MPC
 
 
 def _value(distance: units.Quantity) -> Length:

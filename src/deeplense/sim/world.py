@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deeplense import config, recipe, rng
+from deeplense import config, rng
 from deeplense.allow import find_class
 from deeplense.errors import UserError
 from deeplense.lensing import cosmology
@@ -28,6 +28,9 @@ from deeplense.sim.scene import InBand, Scene
 from deeplense.sim.substructure import POPULATIONS, Host, Substructure, Truth
 from deeplense.sim.substructure.base import POPULATION, is_population, padded, tensors
 
+if TYPE_CHECKING:
+    from deeplense.sim.lenses import Lenses
+
 PYHALO = (
     69.7,
     0.2814,
@@ -42,7 +45,11 @@ class Rebuilt(NamedTuple):
 
 
 class World:
-    """Priors, classes and instruments of a simulation, checked.
+    """Priors, classes and instruments of a simulation, checked: `World("realistic/hst").draw(16)`.
+
+    Args:
+        simulation: a shipped recipe's name, a YAML file, its content, a `Recipe`, or its `simulation` section.
+        overrides: `key.sub=value` strings, as on the command line.
 
     Attributes:
         classes: names, in the order of the labels. truth: every parameter stored with an image.
@@ -53,9 +60,8 @@ class World:
         UserError: anything in the section that makes no sense, named by its key.
     """
 
-    def __init__(self, simulation: recipe.Simulation) -> None:
-        # whoever made it, its numbers lie in their ranges
-        s = self.simulation = config.build(recipe.Simulation, dataclasses.asdict(simulation), "simulation")
+    def __init__(self, simulation: config.Said, overrides: Sequence[str] = ()) -> None:
+        s = self.simulation = config.load_simulation(simulation, overrides)
         self._bands = bands_of(s)
         self.bands = [band.name for band in self._bands]
         self.instruments = [band.instrument for band in self._bands]
@@ -78,6 +84,20 @@ class World:
         self.truth = self._truths()
         # a prior that leaves its domain is found now
         self._draws.block(rng.generator(0, "check", 0), self.labels(0, "check", 0))
+
+    def draw(self, n: int, seed: int = 0, stream: str = "train") -> Lenses:
+        """The first n lenses of a stream, in its order: those that `simulate` makes with this seed for that split.
+
+        Raises:
+            UserError: n is less than 1.
+        """
+        from deeplense.sim.lenses import Lenses  # which draws worlds' scenes
+
+        if n < 1:
+            raise UserError(f"{n} lenses cannot be drawn; ask for 1 or more")
+        blocks = -(-n // rng.BLOCK)
+        scenes = [s for k in range(blocks) for s in self.scenes(seed, stream, k, min(rng.BLOCK, n - k * rng.BLOCK))]
+        return Lenses(self, scenes, seed, stream)
 
     def labels(self, seed: int, stream: str, block: int) -> NDArray[np.int64]:
         """(BLOCK,) classes: each once in every round, so that any number of scenes holds them equally, but in random

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ from deeplense.lensing.mass.radial import EDGE, log1p, mean_and_rest, outside, s
 
 ALMOST = 0.4  # |r_core/R_s − 1| below which the closed form of `cnfw`, 0/0 twice at 1, is replaced by an integral
 NODES = tuple(zip(*(v.tolist() for v in np.polynomial.legendre.leggauss(6)), strict=True))
+PANELS, WIDTH = 14, 1.25
+PANEL_NODES = tuple(zip(*(v.tolist() for v in np.polynomial.legendre.leggauss(6)), strict=True))
 SOLITON_A = 2 ** (1 / 8) - 1  # 0.0905: the density is half at the core radius
 SMALLEST_CORE = {torch.float64: 1e-14}  # of r_core/R_s, far inside any pixel; float32: 1e-9
 
@@ -22,6 +26,17 @@ def cnfw(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor, r_core: Tensor) -> Tensor:
     b = (r_core / R_s).clamp_min(SMALLEST_CORE.get(r2.dtype, 1e-9))
     X = (r2 * (1 / R_s**2)).add_(table(r2).floor)
     return _mean(X, b) * (alpha_Rs / (R_s * _mean(torch.ones_like(b), b)))
+
+
+def cnfw_potential(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor, r_core: Tensor) -> Tensor:
+    """∫ α dr from the centre, which has no closed form (nor has lenstronomy's): Gauss's nodes in panels of ln r."""
+    # s = ln(r/r'): half a panel where α turns, and so far that what is left is below 1e-15 of a core's ψ
+    total = torch.zeros_like(r2 * R_s)
+    for panel in range(PANELS):
+        for node, weight in PANEL_NODES:
+            shrunk = math.exp(-2 * WIDTH * (panel + 0.5 * (1 + node)))
+            total = total + (0.5 * WIDTH * weight * shrunk) * cnfw(r2 * shrunk, R_s, alpha_Rs, r_core)
+    return total * r2
 
 
 def _mean(X: Tensor, b: Tensor) -> Tensor:
@@ -68,3 +83,12 @@ def soliton(r2: Tensor, kappa_0: Tensor, theta_c: Tensor) -> Tensor:
     t = (r2 * (SOLITON_A / theta_c**2)).add_(table(r2).floor)
     half = torch.tanh(log1p(t) * -3.25)  # e^{2y} − 1 = 2 tanh y/(1 − tanh y), which vectorises as expm1 does not
     return half / (t * (1 - half)) * (kappa_0 * (-4 / 13))
+
+
+def soliton_potential(r2: Tensor, kappa_0: Tensor, theta_c: Tensor) -> Tensor:
+    """∫ α dr: with u² = 1 + t, ψ = 2 κ_0 θ_c²/(13 a) [ln((u+1)/2) + Σ (1 − u^−k)/k, k = 1, 3, … 11]."""
+    half_log = 0.5 * log1p(r2 * (SOLITON_A / theta_c**2))  # ln u
+    total = log1p(0.5 * torch.expm1(half_log))
+    for k in range(1, 12, 2):
+        total = total - torch.expm1(-k * half_log) / k
+    return kappa_0 * theta_c**2 * (2 / (13 * SOLITON_A)) * total

@@ -37,3 +37,11 @@ def sie(
         alpha_u = torch.where(f2 < SERIES, unit * w * (1 - tw * (1 / 3 - tw * (1 / 5 - tw / 7))), alpha_u)
         alpha_v = torch.where(f2 < SERIES, unit * z * (1 + tz * (1 / 3 + tz * (1 / 5 + tz / 7))), alpha_v)
     return c * alpha_u - s * alpha_v, s * alpha_u + c * alpha_v
+
+
+def sie_potential(
+    x: Tensor, y: Tensor, theta_E: Tensor, e1: Tensor, e2: Tensor, center_x: Tensor, center_y: Tensor
+) -> Tensor:
+    """ψ = r·α of `sie`, which is homogeneous of degree 1 around its centre (Euler)."""
+    alpha_x, alpha_y = sie(x, y, theta_E, e1, e2, center_x, center_y)
+    return (x - center_x) * alpha_x + (y - center_y) * alpha_y

@@ -39,3 +39,24 @@ def line_mass(
     alpha_u = theta_E2 / (4 * half_length) * log_ratio
     alpha_v = theta_E2 / (2 * half_length) * angle_seen
     return c * alpha_u - s * alpha_v, s * alpha_u + c * alpha_v
+
+
+def line_mass_potential(
+    x: Tensor,
+    y: Tensor,
+    theta_E2: Tensor,
+    half_length: Tensor,
+    angle: Tensor,
+    center_x: Tensor,
+    center_y: Tensor,
+) -> Tensor:
+    """ψ = θ_E²/(4L) {a ln(a²+v²) − b ln(b²+v²) − 4L + 2v [atan(a/v) − atan(b/v)]}: the mean of θ_E² ln r along it."""
+    c, s = torch.cos(angle), torch.sin(angle)
+    dx, dy = x - center_x, y - center_y
+    u, v = (c * dx + s * dy).abs(), c * dy - s * dx
+    far, near, v2 = u + half_length, u - half_length, v * v + SOFTENING**2
+    # a ln(a²+v²) − b ln(b²+v²) with the same care as in the deflection
+    log_ratio = log1p(4 * u * half_length / (near * near + v2))
+    log = near * log_ratio + 2 * half_length * torch.log(far * far + v2)
+    angle_seen = torch.atan2(2 * half_length * v, v2 + far * near)
+    return theta_E2 / (4 * half_length) * (log - 4 * half_length + 2 * v * angle_seen)

@@ -26,3 +26,12 @@ def multipole(
     radial = a_m / (1 - m * m) * torch.cos(turn)  # ∂ψ/∂r
     tangential = -m * a_m / (1 - m * m) * torch.sin(turn)  # ∂ψ/∂φ /r
     return radial * cos - tangential * sin, radial * sin + tangential * cos
+
+
+def multipole_potential(
+    x: Tensor, y: Tensor, m: Tensor, a_m: Tensor, phi_m: Tensor, center_x: Tensor, center_y: Tensor
+) -> Tensor:
+    """The ψ that `multipole` is the gradient of."""
+    dx, dy = x - center_x, y - center_y
+    r = torch.sqrt((dx * dx + dy * dy).clamp_min(torch.finfo(dx.dtype).tiny))
+    return a_m / (1 - m * m) * r * torch.cos(m * (torch.atan2(dy, dx) - phi_m))

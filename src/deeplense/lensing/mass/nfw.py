@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from deeplense.lensing.mass.radial import HALF_PI, inner, log1p, outer, outside, table
+from deeplense.lensing.mass.radial import HALF_PI, inner, log1p, mean_and_rest, outer, outside, table
 
 G_AT_R_S = 1 - math.log(2)  # G of `radial` at r = R_s
 
@@ -19,6 +19,22 @@ def nfw(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor) -> Tensor:
     y = torch.reciprocal(1 + torch.sqrt(X))
     far = (outer(y).add_(y, alpha=HALF_PI) - log) / X
     return torch.lerp(inner(X, log), far, outside(X)) * (alpha_Rs / (R_s * G_AT_R_S))
+
+
+def nfw_potential(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor) -> Tensor:
+    """ψ ∝ ½ [ln²(x/2) − arccosh²(1/x)], 0 at the centre (Meneghetti, Bartelmann & Moscardini 2003, eq. 8)."""
+    X = r2 * (1 / R_s**2) + table(r2).floor
+    G, F, log = _shapes(X)
+    # arccosh² = (1 − X) F², and F = X G + ln(2/x), so that the squares of the logarithm cancel before they are summed
+    half = 0.5 * X * (F * F - G * (2 * log + X * G))
+    return half * (alpha_Rs * R_s / G_AT_R_S)
+
+
+def _shapes(X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """G and F of `radial`, and ln(2/x)."""
+    log = math.log(2) - 0.5 * torch.log(X)
+    G, _ = mean_and_rest(X, torch.sqrt(X), log)
+    return G, X * G + log, log
 
 
 def tnfw(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor, r_trunc: Tensor) -> Tensor:
@@ -48,6 +64,25 @@ def tnfw(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor, r_trunc: Tensor) -> Tensor:
     return total * (alpha_Rs / (R_s * G_AT_R_S) * t2 / (t2 + 1) ** 2)
 
 
+def tnfw_potential(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor, r_trunc: Tensor) -> Tensor:
+    """ψ of `tnfw` (Baltz, Marshall & Oguri 2009, eq. A.20, n = 1), 0 at the centre.
+
+    With h = sqrt(X + τ²), L = ln(x/(τ + h)): ψ ∝ τ²/(2(τ²+1)²) {2π [τ − h + τ ln((τ+h)/2τ)] + (τ²−1)/τ · 2h L
+    + (τ²−1) [L² − (1−X) F²] + 4 (X−1) F + [(τ²−1) ln τ − τ² − 1] ln X + constant}.
+    """
+    tau = r_trunc / R_s
+    t2 = tau * tau
+    c, X = t2 - 1, r2 * (1 / R_s**2) + table(r2).floor
+    _, F, log = _shapes(X)
+    h, log_tau = torch.sqrt(X + t2), torch.log(tau)
+    L = math.log(2) - log - torch.log(tau + h)
+    total = 2 * torch.pi * (tau - h + tau * (torch.log(tau + h) - math.log(2) - log_tau))
+    total = total + c / tau * 2 * h * L + c * (L * L - (1 - X) * F * F) + 4 * (X - 1) * F
+    total = total + 2 * (c * log_tau - t2 - 1) * (math.log(2) - log)
+    at_0 = c * log_tau * (2 * math.log(2) + log_tau) + 2 * (log_tau - math.log(2)) - 2 * t2 * (math.log(2) + log_tau)
+    return (total - at_0) * (0.5 * t2 / (t2 + 1) ** 2 * alpha_Rs * R_s / G_AT_R_S)
+
+
 def ctnfw(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor, r_trunc: Tensor, r_core: Tensor) -> Tensor:
     """`tnfw` with a core: its deflection α/r at √(r² + r_core²). Returns α/r.
 
@@ -55,3 +90,8 @@ def ctnfw(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor, r_trunc: Tensor, r_core: Te
     the halo without a core, which the untruncated `cnfw` does not have. alpha_Rs is still that of the plain NFW halo.
     """
     return tnfw(r2 + r_core * r_core, R_s, alpha_Rs, r_trunc)
+
+
+def ctnfw_potential(r2: Tensor, R_s: Tensor, alpha_Rs: Tensor, r_trunc: Tensor, r_core: Tensor) -> Tensor:
+    """That of `tnfw` at √(r² + r_core²), since r dr is the same."""
+    return tnfw_potential(r2 + r_core * r_core, R_s, alpha_Rs, r_trunc)

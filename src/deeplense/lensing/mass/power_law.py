@@ -44,3 +44,11 @@ def epl(
     strength = 2 / (1 + q) * b * (b.clamp_min(1e-30) * inverse_R) ** (t - 1)
     alpha_u, alpha_v = strength * (cos * real - sin * imaginary), strength * (sin * real + cos * imaginary)
     return c * alpha_u - s * alpha_v, s * alpha_u + c * alpha_v
+
+
+def epl_potential(
+    x: Tensor, y: Tensor, theta_E: Tensor, gamma: Tensor, e1: Tensor, e2: Tensor, center_x: Tensor, center_y: Tensor
+) -> Tensor:
+    """ψ = r·α/(3 − γ) of `epl`, homogeneous of that degree (Tessore & Metcalf 2015, eq. 15)."""
+    alpha_x, alpha_y = epl(x, y, theta_E, gamma, e1, e2, center_x, center_y)
+    return ((x - center_x) * alpha_x + (y - center_y) * alpha_y) / (3 - gamma)

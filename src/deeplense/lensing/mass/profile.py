@@ -18,9 +18,12 @@ class MassProfile(NamedTuple):
             `center_x`, `center_y` are dealt with by the ray shooter, which is faster for many of them.
         strength: parameters that switch it off when zero (masked entries of a padded array).
         summed: the function sums over all N itself, on a grid of rays without a temporary for each.
+        potential: ψ [arcsec²] with ∇ψ = α, of the arguments of `function`, up to a constant; None: nobody wrote it, and
+            maps of the potential are refused.
     """
 
     function: Callable[..., Any]
     strength: tuple[str, ...]
     circular: bool = False
     summed: bool = False
+    potential: Callable[..., Tensor] | None = None

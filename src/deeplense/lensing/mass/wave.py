@@ -30,3 +30,8 @@ def plane_wave(x: Tensor, y: Tensor, kappa: Tensor, k_x: Tensor, k_y: Tensor, ph
     column = torch.cat([torch.cos(across), torch.sin(across)], 1)[:, None] * torch.cat([both, both], 2)[..., 0]
     wave = column.transpose(-1, -2) @ row[:, None]
     return wave[:, :1], wave[:, 1:]
+
+
+def plane_wave_potential(x: Tensor, y: Tensor, kappa: Tensor, k_x: Tensor, k_y: Tensor, phase: Tensor) -> Tensor:
+    """ψ = −2 kappa/k² cos(k·θ + phase)."""
+    return torch.cos(k_x * x + k_y * y + phase) * (-2 * kappa / (k_x * k_x + k_y * k_y))
