@@ -34,10 +34,7 @@ from deeplense.data.shards import (
 )
 from deeplense.errors import UserError
 from deeplense.sim.observe import HaloTable
-from deeplense.sim.substructure import HALO_COLUMNS
-
-HALO_UNITS = dict.fromkeys(("x", "y", "r_s", "r_trunc", "r_core"), "arcsec")
-HALO_UNITS |= {"mass": "Msun", "soliton": "Msun", "angle": "rad"}
+from deeplense.sim.substructure import HALO_COLUMNS, HALO_UNITS
 
 
 def write_shard(

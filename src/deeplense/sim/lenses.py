@@ -24,12 +24,10 @@ from deeplense.lensing.mass import Deflection
 from deeplense.sim import image
 from deeplense.sim.observe import observe
 from deeplense.sim.scene import Scene
-from deeplense.sim.substructure import HALO_COLUMNS
+from deeplense.sim.substructure import HALO_COLUMNS, HALO_UNITS
 
 if TYPE_CHECKING:
     from deeplense.sim.world import World
-
-HALO_UNITS = dict(zip(HALO_COLUMNS, ("Msun", "arcsec", "arcsec", "", ""), strict=True))
 
 
 class Lenses:
@@ -209,7 +207,7 @@ class Lenses:
         joined = {k: np.concatenate(v) if v else np.empty(0) for k, v in columns.items()}
         table = Table({k: v.astype(int) if k == "lens" else v for k, v in joined.items()})
         for name, unit in HALO_UNITS.items():
-            table[name].unit = unit or None
+            table[name].unit = unit
         table.sort("lens")
         return table
 

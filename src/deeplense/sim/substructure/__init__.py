@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deeplense.sim.substructure.base import HALO_COLUMNS, Halos, Host, Substructure, Truth
+from deeplense.sim.substructure.base import HALO_COLUMNS, HALO_UNITS, Halos, Host, Substructure, Truth
 from deeplense.sim.substructure.cdm import ColdDarkMatter
 from deeplense.sim.substructure.fuzzy import FuzzyDarkMatter
 from deeplense.sim.substructure.none import NoSubstructure
@@ -13,7 +13,7 @@ from deeplense.sim.substructure.self_interacting import SelfInteractingDarkMatte
 from deeplense.sim.substructure.vortex import Vortex
 from deeplense.sim.substructure.warm import WarmDarkMatter
 
-__all__ = ["HALO_COLUMNS", "POPULATIONS", "Halos", "Host", "Substructure", "Truth"]
+__all__ = ["HALO_COLUMNS", "HALO_UNITS", "POPULATIONS", "Halos", "Host", "Substructure", "Truth"]
 
 POPULATIONS: dict[str, Any] = {
     "none": NoSubstructure,

@@ -77,6 +77,8 @@ class Host:
 # mass [Msun], place [arcsec], redshift; of a halo c200, the radii of scale, truncation and core [arcsec], the mass of
 # its soliton [Msun]; of a line its angle [rad]; 0 where there is no such thing
 HALO_COLUMNS = ("mass", "x", "y", "z", "concentration", "r_s", "r_trunc", "r_core", "soliton", "angle")
+HALO_UNITS = {"mass": "Msun", "x": "arcsec", "y": "arcsec", "r_s": "arcsec", "r_trunc": "arcsec", "r_core": "arcsec",
+              "soliton": "Msun", "angle": "rad"}  # fmt: skip
 
 
 class Halos(NamedTuple):
