@@ -2,7 +2,8 @@
 
 `python benchmarks/sampling.py [scenes a recipe] [recipes …]`, one process of one thread. The truth has 81 rays a pixel
 and the PSF on their grid; only what a mass grid sums is taken from nine nodes a pixel, between which it is interpolated
-(`exact` as the last argument: from all 81). Model IV's galaxies are made here: a disc, with arms and knots.
+(`exact` as the last argument: from all 81). Model IV's galaxies are made here: a disc, with arms and
+knots no sharper than the seeing of Galaxy10's pictures.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def galaxies(folder: str) -> None:
         r = np.hypot(u, v)
         disc = np.exp(-6 * r) * (1 + 0.6 * np.cos(2 * np.arctan2(v, u) - 9 * np.log(r + 0.05)))
         for _ in range(20):
-            a, b, width = *generator.normal(0, 0.25, 2), generator.uniform(0.01, 0.04)
+            a, b, width = *generator.normal(0, 0.25, 2), generator.uniform(0.017, 0.05)
             disc += generator.uniform(0.1, 1) * np.exp(-((x - a) ** 2 + (y - b) ** 2) / (2 * width**2))
         np.save(f"{folder}/{k}.npy", np.stack([disc, disc**1.1, disc**1.2]).astype(np.float32))
 

@@ -237,7 +237,10 @@ def _expose_batch(
     if instrument.background_rms is not None:
         sky, spread = torch.zeros_like(t), instrument.background_rms * t
     else:
-        sky, spread = instrument.background_rate(pixel_scale) * t, instrument.read_sigma(pixel_scale)
+        sky, spread = (
+            instrument.background_rate(pixel_scale) * t,
+            instrument.read_sigma(pixel_scale) * torch.ones_like(t),
+        )
     detector = instrument.detector
     if detector.correlation:
         background = torch.poisson(torch.zeros_like(image) + sky, generator) - sky + spread * normal

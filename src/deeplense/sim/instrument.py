@@ -70,7 +70,7 @@ class Instrument:
 
     def read_sigma(self, pixel_scale: float) -> float:
         """Electrons (rms) a pixel of all read-outs."""
-        return self.read_noise * (self.n_exposures * self._detector_pixels(pixel_scale)) ** 0.5
+        return float(self.read_noise * (self.n_exposures * self._detector_pixels(pixel_scale)) ** 0.5)
 
     def background_sigma(self, pixel_scale: float, exposure: float) -> float:
         """σ of the background [counts/s]: σ² = (n·RN² + t·(sky + dark))/t², or the toy's constant.

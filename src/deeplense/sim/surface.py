@@ -26,8 +26,8 @@ from deeplense.sim.scene import Scene
 
 CELLS = 3  # of a pixel, a side
 REACH = 2  # pixels on each side of one between which is interpolated
-LIT = 4.0  # of a fourth difference of neighbouring pixels' light, in σ: above it the pixel's cells are seen by rays
-BRIGHT = 1.0  # of what a cell's mean is above its middle, in σ: above it each cell of the pixel is seen by nine rays
+LIT = 2.0  # of a fourth difference of neighbouring pixels' light, in σ: above it the pixel's cells are seen by rays
+BRIGHT = 0.5  # of what a cell's mean is above its middle, in σ: above it each cell of the pixel is seen by nine rays
 SHARP = 0.1  # of a fourth difference of the deflection, in pixels: above it rays are shot
 
 
@@ -195,9 +195,10 @@ def _sample(lens: _Lens, bands: Sequence[Scene], at: _Pixels, n: int) -> list[Te
     y = (lens.y[0, at.i, 0, None, None] + step.to(lens.y)[:, None]).expand(-1, n, n).flatten(1)
     alpha_x, alpha_y = lens.between(at, n, x, y)
     x, y = x.to(alpha_x.dtype), y.to(alpha_y.dtype)
-    behind = at.spread(x - alpha_x), at.spread(y - alpha_y)
-    front = [at.spread(v) for v in (x, y)] if any(band.lens_light for band in bands) else behind  # seen by nobody
-    return [_light(band, *front, *behind)[at.row, at.slot].view(-1, n, n) for band in bands]
+    behind_x, behind_y = at.spread(x - alpha_x), at.spread(y - alpha_y)
+    if any(band.lens_light for band in bands):
+        x, y = at.spread(x), at.spread(y)
+    return [_light(band, x, y, behind_x, behind_y)[at.row, at.slot].view(-1, n, n) for band in bands]
 
 
 def _shoot(
