@@ -114,3 +114,14 @@ def test_few_halos_are_summed_one_by_one() -> None:
     assert not mesh.on_grid(halos("tnfw", mesh.FEWEST - 1)).mesh
     line = Component("line_mass", {"theta_E": torch.ones(1, 40)})
     assert not mesh.on_grid(line).mesh
+
+
+@pytest.mark.parametrize("profile", mesh.MESHED)
+def test_halos_outside_the_image_deflect_in_it(profile: str) -> None:
+    lone = halos(profile, 1, images=100)
+    angle = torch.linspace(0, 6, 100, dtype=torch.float64)[:, None]
+    r = torch.linspace(1.05, 4, 100, dtype=torch.float64)[:, None] * 2**0.5 * SIZE * SCALE / 2
+    moved = {"center_x": r * torch.cos(angle), "center_y": r * torch.sin(angle)}
+    gridded, exact = both(Component(profile, lone.params | moved))
+    error = (gridded - exact).norm(dim=0).amax((1, 2)) / exact.norm(dim=0).amax((1, 2))
+    assert float(error.max()) < 3e-3

@@ -90,3 +90,22 @@ def test_planes_keep_their_order() -> None:
     x, y = raytrace.grid(3, 0.3, "cpu", torch.float64)
     with pytest.raises(ValueError, match="follow each other"):
         trace(x, y, planes()[::-1], comoving(1.5, 1.5))
+
+
+def test_mass_in_several_planes_wants_its_planes() -> None:
+    one = torch.full((1, 1), 1.0, dtype=torch.float64)
+    mass = [
+        Component("sie", {"theta_E": one, **dict.fromkeys(("e1", "e2", "center_x", "center_y"), 0 * one)}),
+        Component("point_mass", {"theta_E2": 0.05 * one, "center_x": 0.5 * one, "center_y": 0.2 * one}, plane=1),
+    ]
+    x, y = (torch.tensor([[[1.3, -0.7]]], dtype=torch.float64) * s for s in (1.0, 0.6))
+    for call in (raytrace.deflection, raytrace.magnification):
+        with pytest.raises(ValueError, match=r"several planes; use the scene's planes"):
+            call(x, y, mass)
+    z = torch.tensor([[0.5, 0.9]], dtype=torch.float64)
+    planes = Planes(z, torch.tensor([1.5], dtype=torch.float64), 0, 0.3, coupled=True)
+    h, found = 1e-6, raytrace.magnification(x, y, mass, planes)
+    right, left = (planes.deflection(x + s, y, mass) for s in (h, -h))
+    up, down = (planes.deflection(x, y + s, mass) for s in (h, -h))
+    xx, yx, xy, yy = ((a - b) / (2 * h) for a, b in zip((*right, *up), (*left, *down), strict=True))
+    torch.testing.assert_close(found, 1 / ((1 - xx) * (1 - yy) - xy * yx), rtol=1e-6, atol=1e-8)
