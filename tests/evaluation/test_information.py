@@ -95,7 +95,8 @@ def test_the_image_is_the_simulators_own(changes: dict[str, Any]) -> None:
     world = world_of("model_3", *(f"{k}={v}" for k, v in changes.items()))
     for name in world.classes:
         scene = one(world, name)
-        direct = image.render(scene.to("cpu", torch.float64), world.size, world.pixel_scale, world.instrument)[0, 0]
+        args = world.size, world.pixel_scale, world.instrument, world.simulation.supersampling
+        direct = image.render(scene.to("cpu", torch.float64), *args)[0, 0]
         torch.testing.assert_close(Forward(world, scene).render({})[0], direct, rtol=1e-10, atol=0)
 
 
