@@ -88,7 +88,7 @@ def test_a_dataset_that_was_begun_here_is_finished_there(serial: Path, cluster: 
     with pytest.raises(UserError, match="is not empty"):  # shards of who knows what
         simulate(TINY, out, cluster=cluster.scheduler_address)
     plan = tmp_path / "plan"
-    generate._claim(plan, made, "torch", "cpu", world)
+    generate._claim(plan, made, "torch", "cpu", world, [])
     (plan / generate.PLAN).rename(out / generate.PLAN)
     simulate(TINY, out, cluster=cluster.scheduler_address)
     assert content(out) == content(serial)

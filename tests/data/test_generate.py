@@ -285,7 +285,7 @@ def test_a_disk_that_is_really_full(small_disk: Path, monkeypatch: pytest.Monkey
 
 def test_lenstronomy_draws_the_same_dataset(tmp_path: Path) -> None:
     pytest.importorskip("lenstronomy")
-    clean = ["simulation.noise=none"]
+    clean = ["simulation.noise=none", "simulation.supersampling=2"]
     made = {
         e: Dataset(simulate(TINY, tmp_path / e, splits="train=12", workers=1, engine=e, overrides=clean)).split("train")
         for e in generate.ENGINES

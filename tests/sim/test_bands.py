@@ -35,7 +35,7 @@ def world(bands: dict[str, Any] | None = None, source: dict[str, Any] | None = N
     """model_2, 32 pixels."""
     tree = config.to_tree(config.load_recipe("model_2"))
     lens = simulation.pop("lens", {})
-    tree["simulation"] |= {"size": 32, "bands": bands or {}, **simulation}
+    tree["simulation"] |= {"size": 32, "supersampling": 2, "bands": bands or {}, **simulation}
     tree["simulation"]["source"] |= source or {}
     tree["simulation"]["lens"] |= lens
     return World(config.load_recipe(tree).simulation)

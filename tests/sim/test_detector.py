@@ -175,7 +175,6 @@ def test_a_residual_that_varies_is_stored() -> None:
     [
         {"bad_pixels": 0.1},
         {"lens_light": LIGHT, "lens_light_residual": 0.0},
-        {"source": {"magnitude": 20, "clumps": 2}},
     ],
 )
 def test_information_bounds_refuse_what_they_do_not_model(simulation: dict[str, Any]) -> None:
