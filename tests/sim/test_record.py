@@ -17,7 +17,10 @@ from deeplense.sim.substructure.base import padded
 from deeplense.sim.world import Rebuilt, World
 
 HEAVY = [f"simulation.classes.{name}.mass=[1e8, 1e10]" for name in ("cdm", "wdm", "sidm", "uldm")]
-EXTRA = {"points": {"population": "point_masses", "mass": 1e7}, "dots": {"population": "vortex", "points": 20, "mass": 1e9}}
+EXTRA = {
+    "points": {"population": "point_masses", "mass": 1e7},
+    "dots": {"population": "vortex", "points": 20, "mass": 1e9},
+}
 CHANGES = [
     *HEAVY,
     "simulation.size=32",
