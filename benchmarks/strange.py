@@ -1,6 +1,6 @@
 """Images unlike the training images: how many of each kind a bundle flags, and how many of its own kind by mistake.
 
-`python benchmarks/strange.py [share] [epochs]`: simulates each recipe at a share of its sizes (1 when not given; fewer
+`python benchmarks/strange.py [share] [epochs] [recipe …]`: simulates each recipe at a share of its sizes (1 when not given; fewer
 than a hundred validation images cannot show what one in a hundred reaches), trains a few epochs (4), and counts on the
 test images and on what is made of them. The first half of the kinds must be found; the second half is subtle, or spoils
 no prediction, and is given as it is.
@@ -11,12 +11,11 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from deeplense.inference.adapt import adapt
 from scipy import stats
 from torch import Tensor
 from torch.nn import functional
@@ -24,6 +23,7 @@ from torch.nn import functional
 import deeplense
 from deeplense import bundle as bundles
 from deeplense import config
+from deeplense.data.adapt import adapt
 from deeplense.data.schema import ImageInfo
 from deeplense.data.store import Dataset
 
@@ -133,13 +133,17 @@ def shares(recipe: str, share: float, epochs: int, folder: Path) -> dict[str, st
     return found
 
 
-def main(share: float, epochs: int) -> None:
+def main(share: float, epochs: int, recipes: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(dir=".") as name:
-        columns = [shares(recipe, share, epochs, Path(name) / str(k)) for k, recipe in enumerate(RECIPES)]
-    print(f"\n| | {' | '.join(RECIPES)} |\n|{'---|' * (len(RECIPES) + 1)}")
+        columns = [shares(recipe, share, epochs, Path(name) / str(k)) for k, recipe in enumerate(recipes)]
+    print(f"\n| | {' | '.join(recipes)} |\n|{'---|' * (len(recipes) + 1)}")
     for kind in columns[0]:
         print(f"| {kind} | {' | '.join(column[kind] for column in columns)} |")
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0, int(sys.argv[2]) if len(sys.argv) > 2 else 4)
+    main(
+        float(sys.argv[1]) if len(sys.argv) > 1 else 1.0,
+        int(sys.argv[2]) if len(sys.argv) > 2 else 4,
+        sys.argv[3:] or RECIPES,
+    )
