@@ -1,9 +1,9 @@
 """Images unlike the training images: how many of each kind a bundle flags, and how many of its own kind by mistake.
 
-`python benchmarks/strange.py [share] [epochs] [recipe …]`: simulates each recipe at a share of its sizes (1 when not given; fewer
-than a hundred validation images cannot show what one in a hundred reaches), trains a few epochs (4), and counts on the
-test images and on what is made of them. The first half of the kinds must be found; the second half is subtle, or spoils
-no prediction, and is given as it is.
+`python benchmarks/strange.py [share] [epochs] [recipe …]`: simulates each recipe at a share of its sizes (1 when not
+given; fewer than a hundred validation images cannot show what one in a hundred reaches), trains a few epochs (4), and
+counts on the test images and on what is made of them. The first half of the kinds must be found; the second half is
+subtle, or spoils no prediction, and is given as it is.
 """
 
 from __future__ import annotations
