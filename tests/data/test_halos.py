@@ -30,6 +30,7 @@ TINY: dict[str, Any] = {
     "splits": {"train": 300, "val": 11, "test": 1},
     "simulation": {
         "size": 16,
+        "supersampling": 1,
         "pixel_scale": 0.3,
         "z_lens": {"uniform": [0.3, 0.7]},
         "lens": {"theta_E": {"uniform": [0.9, 1.3]}, "e1": 0.1},
@@ -243,7 +244,7 @@ def test_a_block_keeps_the_halos_in_the_order_of_its_images() -> None:
 
 def test_two_workers_store_what_training_on_the_fly_sees(tmp_path: Path) -> None:
     """Realistic populations too: mass sheets, granules, a mesh, drawn redshifts."""
-    changes = ["simulation.size=16", "simulation.pixel_scale=0.3", *(f"simulation.classes.{k}.mass=[1e9, 1e10]" for k in
+    changes = ["simulation.size=16", "simulation.pixel_scale=0.3", "simulation.supersampling=1", *(f"simulation.classes.{k}.mass=[1e9, 1e10]" for k in
                ("cdm", "wdm", "sidm", "uldm"))]  # fmt: skip
     recipe = config.load_recipe("realistic/hst", changes)
     tasks = [

@@ -28,7 +28,7 @@ from deeplense.training.feed import make_feed
 RECIPE = {
     "base": "model_2",
     "seed": 3,
-    "simulation": {"size": 16, "pixel_scale": 0.25},
+    "simulation": {"size": 16, "pixel_scale": 0.25, "supersampling": 1},
     "simulation.classes.cdm.number": 3,
 }
 

@@ -14,6 +14,7 @@ TINY: dict[str, Any] = {
     "splits": {"train": 3500, "val": 1030, "test": 20},
     "simulation": {
         "size": 16,
+        "supersampling": 1,
         "pixel_scale": 0.25,
         "lens": {"theta_E": 1.2, "e1": 0.1},
         "source": {"magnitude": 20.0, "center_x": {"uniform": [-0.3, 0.3]}, "R_sersic": 0.3},
