@@ -244,8 +244,8 @@ def test_a_block_keeps_the_halos_in_the_order_of_its_images() -> None:
 
 def test_two_workers_store_what_training_on_the_fly_sees(tmp_path: Path) -> None:
     """Realistic populations too: mass sheets, granules, a mesh, drawn redshifts."""
-    changes = ["simulation.size=16", "simulation.pixel_scale=0.3", "simulation.supersampling=1", *(f"simulation.classes.{k}.mass=[1e9, 1e10]" for k in
-               ("cdm", "wdm", "sidm", "uldm"))]  # fmt: skip
+    heavy = [f"simulation.classes.{k}.mass=[1e9, 1e10]" for k in ("cdm", "wdm", "sidm", "uldm")]
+    changes = ["simulation.size=16", "simulation.pixel_scale=0.3", "simulation.supersampling=1", *heavy]
     recipe = config.load_recipe("realistic/hst", changes)
     tasks = [
         generate.Task(
