@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,6 +49,11 @@ def write_tiny_dataset(
     )
     manifest.seal().write(folder)
     return folder
+
+
+# a shell's background job ignores Ctrl-C, and so would every process that a test starts
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
