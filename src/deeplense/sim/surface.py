@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deeplense.lensing import raytrace
-from deeplense.lensing.mass import Deflection
+from deeplense.lensing.mass import MASS, Deflection
 from deeplense.lensing.mesh import mesh_for
-from deeplense.lensing.raytrace import Component
+from deeplense.lensing.raytrace import CENTER, Component
 from deeplense.sim.scene import Scene
 
 CELLS = 3  # of a pixel, a side
@@ -122,7 +122,8 @@ class _Lens(NamedTuple):
         """α at n x n points (S, n·n) of some pixels: interpolated; what is shot, again where it is not smooth."""
         shot = self.parts[0]
         alpha_x, alpha_y = _inside(shot.alpha_x, at, n), _inside(shot.alpha_y, at, n)
-        sharp = (_rough(shot.alpha_x) + _rough(shot.alpha_y))[at.row, at.i, at.j] > SHARP * self.pixel_scale
+        uneven = _rough(shot.alpha_x) + _rough(shot.alpha_y) > SHARP * self.pixel_scale
+        sharp = (uneven | self._around_masses())[at.row, at.i, at.j]
         if bool(sharp.any()):
             few, rows = at.only(sharp), (sharp.nonzero()[:, 0],)
             exact = _shoot(self.scene, few.spread(x[sharp]), few.spread(y[sharp]), shot.mass)
@@ -133,6 +134,23 @@ class _Lens(NamedTuple):
         for part in self.parts[1:]:
             alpha_x, alpha_y = alpha_x + _inside(part.alpha_x, at, n), alpha_y + _inside(part.alpha_y, at, n)
         return alpha_x, alpha_y
+
+    def _around_masses(self) -> Tensor:
+        """(B, H, W), whether something round has its centre within `REACH`: α is not smooth, however light it is."""
+        found = torch.zeros_like(self.parts[0].alpha_x, dtype=torch.bool)
+        size = found.shape[-1]
+        offset = torch.arange(-REACH, REACH + 1, device=found.device)
+        for c in (c for c in self.parts[0].mass if MASS[c.profile].circular and c.plane == 0):
+            there = torch.ones_like(c.params["center_x"], dtype=torch.bool) if c.mask is None else c.mask
+            there = there.expand(len(found), -1)
+            row = there.nonzero()[:, 0, None, None]
+            j, i = (
+                (c.params[k].detach().expand(len(found), -1)[there] / self.pixel_scale + size / 2).floor().long()
+                for k in CENTER
+            )
+            i, j = i[:, None, None] + offset[:, None], j[:, None, None] + offset
+            found[row, i.clamp(0, size - 1), j.clamp(0, size - 1)] = True
+        return found
 
 
 class _Pixels(NamedTuple):
