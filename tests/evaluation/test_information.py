@@ -24,7 +24,7 @@ SMALL = ["simulation.size=36", "simulation.pixel_scale=0.16"]
 MACRO = ("theta_E", "e1", "e2", "center_x", "center_y", "gamma1", "gamma2")
 SOURCE = ("R_sersic", "n_sersic", "e1", "e2", "center_x", "center_y")
 NAMES = (*(f"lens.{k}" for k in MACRO), *(f"source.{k}" for k in SOURCE), *VORTEX, *SUBHALO)
-CLUMP = Subhalo(9.0, 0.88, 1.28)
+CLUMP = Subhalo(9.0, 0.88, 1.25)  # on no pixel's edge, where the selection of rays changes
 
 
 def world_of(recipe: str, *changes: str) -> World:
@@ -71,7 +71,7 @@ def test_derivatives_agree_with_central_differences(recipe: str, name: str) -> N
 @pytest.mark.parametrize("name", SUBHALO)
 def test_derivatives_of_a_truncated_halo_agree_with_central_differences(name: str) -> None:
     world = world_of("model_3")
-    forward = Forward(world, one(world, "no_sub"), Subhalo(9.0, 0.88, 1.28, "tnfw"))
+    forward = Forward(world, one(world, "no_sub"), Subhalo(9.0, 0.88, 1.25, "tnfw"))
     _, (slope,) = forward.derivatives([name])
     above, below = forward.render({name: forward.values[name] + torch.tensor([1e-5, -1e-5], dtype=torch.float64)})
     finite = (above - below) / 2e-5

@@ -2,8 +2,9 @@
 
 `adaptive` shoots one ray a pixel. Where its light is smooth, the nine cells of a pixel are interpolated; where it is
 not, in units of the noise, each gets a ray of its own, and then nine. Deflections are smoother than light: the rays in
-between take theirs from the pixels around, but close to point masses and centres, where they are shot. A selection
-decides on its own image alone, so that a batch makes no difference, and derivatives pass through what was selected.
+between take theirs from the pixels around, but close to point masses and centres, where they are shot. An image's
+light alone decides, so that its batch makes no difference. Derivatives are those of one selection; where it changes, as
+when a mass moves into another pixel, the image jumps by what the interpolation leaves out.
 """
 
 from __future__ import annotations
@@ -54,23 +55,25 @@ def adaptive(scene: Scene, size: int, pixel_scale: float, noise: Sequence[Noise]
         noise: of each band; what is left out is small against it.
     """
     lens = _Lens.of(scene, size, pixel_scale)
-    bands = _bands(scene)
-    middle = [lens.seen(band) for band in bands]
-    sigma = [each.sigma(i) for each, i in zip(noise, middle, strict=True)]
-    lit = torch.stack([_rough(i) > LIT * s for i, s in zip(middle, sigma, strict=True)]).any(0)
-    fine = [_between(i) for i in middle]
+    return [_adaptive(lens, band, each) for band, each in zip(_bands(scene), noise, strict=True)]
+
+
+def _adaptive(lens: _Lens, band: Scene, noise: Noise) -> Tensor:
+    """One band's: what is selected for one does not depend on the others."""
+    middle = lens.seen(band)
+    sigma = noise.sigma(middle)
+    fine = _between(middle)
+    lit = _rough(middle) > LIT * sigma
     if bool(lit.any()):
         where = _Pixels.of(lit)
-        for whole, cells in zip(fine, _sample(lens, bands, where, CELLS), strict=True):
-            where.write(whole, cells)
-    bend = [_bend(whole) for whole in fine]
-    most = [F.max_pool2d(b.detach().abs()[:, None], CELLS)[:, 0] for b in bend]
-    bright = torch.stack([m > BRIGHT * s for m, s in zip(most, sigma, strict=True)]).any(0)
-    fine = [whole + b for whole, b in zip(fine, bend, strict=True)]
+        where.write(fine, _sample(lens, band, where, CELLS))
+    bend = _bend(fine)
+    bright = F.max_pool2d(bend.detach().abs()[:, None], CELLS)[:, 0] > BRIGHT * sigma
+    fine = fine + bend
     if bool(bright.any()):
         where = _Pixels.of(bright)
-        for whole, cells in zip(fine, _sample(lens, bands, where, CELLS**2), strict=True):
-            where.write(whole, cells.view(-1, CELLS, CELLS, CELLS, CELLS).mean((2, 4)))
+        cells = _sample(lens, band, where, CELLS**2)
+        where.write(fine, cells.view(-1, CELLS, CELLS, CELLS, CELLS).mean((2, 4)))
     return fine
 
 
@@ -193,17 +196,17 @@ class _Pixels(NamedTuple):
         return out.index_put((self.row, self.slot), values)
 
 
-def _sample(lens: _Lens, bands: Sequence[Scene], at: _Pixels, n: int) -> list[Tensor]:
-    """Surface brightness in each band on n x n points of each pixel, (S, n, n)."""
+def _sample(lens: _Lens, band: Scene, at: _Pixels, n: int) -> Tensor:
+    """Surface brightness on n x n points of each pixel, (S, n, n)."""
     step = (torch.arange(n, dtype=torch.float64, device=at.row.device) - (n - 1) / 2) / n * lens.pixel_scale
     x = (lens.x[0, 0, at.j, None, None] + step.to(lens.x)).expand(-1, n, n).flatten(1)
     y = (lens.y[0, at.i, 0, None, None] + step.to(lens.y)[:, None]).expand(-1, n, n).flatten(1)
     alpha_x, alpha_y = lens.between(at, n, x, y)
     x, y = x.to(alpha_x.dtype), y.to(alpha_y.dtype)
     behind_x, behind_y = at.spread(x - alpha_x), at.spread(y - alpha_y)
-    if any(band.lens_light for band in bands):
+    if band.lens_light:
         x, y = at.spread(x), at.spread(y)
-    return [_light(band, x, y, behind_x, behind_y)[at.row, at.slot].view(-1, n, n) for band in bands]
+    return _light(band, x, y, behind_x, behind_y)[at.row, at.slot].view(-1, n, n)
 
 
 def _shoot(scene: Scene, x: Tensor, y: Tensor, mass: Sequence[Component]) -> Deflection:
