@@ -24,7 +24,7 @@ SMALL = ["simulation.size=36", "simulation.pixel_scale=0.16"]
 MACRO = ("theta_E", "e1", "e2", "center_x", "center_y", "gamma1", "gamma2")
 SOURCE = ("R_sersic", "n_sersic", "e1", "e2", "center_x", "center_y")
 NAMES = (*(f"lens.{k}" for k in MACRO), *(f"source.{k}" for k in SOURCE), *VORTEX, *SUBHALO)
-CLUMP = Subhalo(9.0, 0.88, 1.28)
+CLUMP = Subhalo(9.0, 0.88, 1.25)  # on no pixel's edge, where the selection of rays changes
 
 
 def world_of(recipe: str, *changes: str) -> World:
@@ -71,7 +71,7 @@ def test_derivatives_agree_with_central_differences(recipe: str, name: str) -> N
 @pytest.mark.parametrize("name", SUBHALO)
 def test_derivatives_of_a_truncated_halo_agree_with_central_differences(name: str) -> None:
     world = world_of("model_3")
-    forward = Forward(world, one(world, "no_sub"), Subhalo(9.0, 0.88, 1.28, "tnfw"))
+    forward = Forward(world, one(world, "no_sub"), Subhalo(9.0, 0.88, 1.25, "tnfw"))
     _, (slope,) = forward.derivatives([name])
     above, below = forward.render({name: forward.values[name] + torch.tensor([1e-5, -1e-5], dtype=torch.float64)})
     finite = (above - below) / 2e-5
@@ -215,7 +215,7 @@ def test_a_degenerate_combination_is_named() -> None:
     world = unlensed()
     scene = world.scenes(0, "test", 0, 1)[0]
     names = ["lens.gamma1", "source.e1", "source.e2", "source.center_x", "source.center_y", "source.R_sersic"]
-    with pytest.raises(UserError, match=r"degenerate.*source\.e[12].*lens\.gamma[12]"):
+    with pytest.raises(UserError, match=r"degenerate.*(lens\.gamma.*source\.e|source\.e.*lens\.gamma)"):
         fisher(world, scene, [*names, "lens.gamma2"]).cramer_rao("source.e1")
     with pytest.raises(UserError, match=r"does not depend on lens\.e1"):
         fisher(world, scene, ["source.e1", "lens.e1"]).cramer_rao("source.e1")
@@ -257,6 +257,16 @@ def test_short_vortices_hide_their_axion_mass_and_heavy_subhalos_show_theirs() -
     # a small clump bends light in proportion to its mass: σ(log10 M) ∝ 1/M
     first, second, _ = clump.sigma["known"]
     np.testing.assert_allclose(first / second, 10, rtol=0.2)
+
+
+def test_a_light_subhalos_bound_is_that_of_nine_rays_a_side() -> None:
+    """Its deflection, of a hundredth of a pixel, is steep within the pixel where it lies."""
+    masses = np.array([7.0])
+    ours, full = (
+        information.bound_subhalo_mass(world_of("model_3", f"supersampling={s}"), masses, scenes=2).sigma["known"]
+        for s in ("adaptive", 9)
+    )
+    np.testing.assert_allclose(ours, full, rtol=0.03)
 
 
 def test_the_ideal_error_is_the_bound_where_the_likelihood_is_narrow_and_the_priors_where_the_image_is_silent() -> None:

@@ -108,9 +108,9 @@ def test_more_rays_where_the_light_is_and_none_in_the_dark(monkeypatch: pytest.M
     scene = w.scenes(7, "sampling", 0)[0][:2].to("cpu", torch.float32)
     counted = []
 
-    def count(lens: object, bands: object, at: surface._Pixels, n: int) -> list[Tensor]:
+    def count(lens: surface._Lens, band: Scene, at: surface._Pixels, n: int) -> Tensor:
         counted.append((len(at.row), n))
-        return sample(lens, bands, at, n)  # type: ignore[arg-type]
+        return sample(lens, band, at, n)
 
     sample = surface._sample
     monkeypatch.setattr(surface, "_sample", count)

@@ -242,6 +242,7 @@ def _expose_batch(
             instrument.read_sigma(pixel_scale) * torch.ones_like(t),
         )
     detector = instrument.detector
+    image = image.clamp_min(0)  # what is interpolated, or comes from an FFT, can be below zero by a rounding
     if detector.correlation:
         background = torch.poisson(torch.zeros_like(image) + sky, generator) - sky + spread * normal
         electrons = torch.poisson(image * t, generator) + correlate(background, detector.correlation)

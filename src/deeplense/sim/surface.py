@@ -2,8 +2,9 @@
 
 `adaptive` shoots one ray a pixel. Where its light is smooth, the nine cells of a pixel are interpolated; where it is
 not, in units of the noise, each gets a ray of its own, and then nine. Deflections are smoother than light: the rays in
-between take theirs from the pixels around, but close to point masses and centres, where they are shot. A selection
-decides on its own image alone, so that a batch makes no difference, and derivatives pass through what was selected.
+between take theirs from the pixels around, but close to point masses and centres, where they are shot. An image's
+light alone decides, so that its batch makes no difference. Derivatives are those of one selection; where it changes, as
+when a mass moves into another pixel, the image jumps by what the interpolation leaves out.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deeplense.lensing import raytrace
-from deeplense.lensing.mass import Deflection
+from deeplense.lensing.mass import MASS, Deflection
 from deeplense.lensing.mesh import mesh_for
 from deeplense.lensing.multiplane import Planes
-from deeplense.lensing.raytrace import Component
+from deeplense.lensing.raytrace import CENTER, Component
 from deeplense.sim.scene import Scene
 
 CELLS = 3  # of a pixel, a side
@@ -55,23 +56,25 @@ def adaptive(scene: Scene, size: int, pixel_scale: float, noise: Sequence[Noise]
         noise: of each band; what is left out is small against it.
     """
     lens = _Lens.of(scene, size, pixel_scale)
-    bands = _bands(scene)
-    middle = [lens.seen(band) for band in bands]
-    sigma = [each.sigma(i) for each, i in zip(noise, middle, strict=True)]
-    lit = torch.stack([_rough(i) > LIT * s for i, s in zip(middle, sigma, strict=True)]).any(0)
-    fine = [_between(i) for i in middle]
+    return [_adaptive(lens, band, each) for band, each in zip(_bands(scene), noise, strict=True)]
+
+
+def _adaptive(lens: _Lens, band: Scene, noise: Noise) -> Tensor:
+    """One band's: what is selected for one does not depend on the others."""
+    middle = lens.seen(band)
+    sigma = noise.sigma(middle)
+    fine = _between(middle)
+    lit = _rough(middle) > LIT * sigma
     if bool(lit.any()):
         where = _Pixels.of(lit)
-        for whole, cells in zip(fine, _sample(lens, bands, where, CELLS), strict=True):
-            where.write(whole, cells)
-    bend = [_bend(whole) for whole in fine]
-    most = [F.max_pool2d(b.detach().abs()[:, None], CELLS)[:, 0] for b in bend]
-    bright = torch.stack([m > BRIGHT * s for m, s in zip(most, sigma, strict=True)]).any(0)
-    fine = [whole + b for whole, b in zip(fine, bend, strict=True)]
+        where.write(fine, _sample(lens, band, where, CELLS))
+    bend = _bend(fine)
+    bright = F.max_pool2d(bend.detach().abs()[:, None], CELLS)[:, 0] > BRIGHT * sigma
+    fine = fine + bend
     if bool(bright.any()):
         where = _Pixels.of(bright)
-        for whole, cells in zip(fine, _sample(lens, bands, where, CELLS**2), strict=True):
-            where.write(whole, cells.view(-1, CELLS, CELLS, CELLS, CELLS).mean((2, 4)))
+        cells = _sample(lens, band, where, CELLS**2)
+        where.write(fine, cells.view(-1, CELLS, CELLS, CELLS, CELLS).mean((2, 4)))
     return fine
 
 
@@ -135,7 +138,8 @@ class _Lens(NamedTuple):
         """α at n x n points (S, n·n) of some pixels: interpolated; what is shot, again where it is not smooth."""
         shot = self.parts[0]
         alpha_x, alpha_y = _inside(shot.alpha_x, at, n), _inside(shot.alpha_y, at, n)
-        sharp = (_rough(shot.alpha_x) + _rough(shot.alpha_y))[at.row, at.i, at.j] > SHARP * self.pixel_scale
+        uneven = _rough(shot.alpha_x) + _rough(shot.alpha_y) > SHARP * self.pixel_scale
+        sharp = (uneven | self._around_masses())[at.row, at.i, at.j]
         if bool(sharp.any()):
             few, rows = at.only(sharp), (sharp.nonzero()[:, 0],)
             exact = _shoot(self.scene, few.spread(x[sharp]), few.spread(y[sharp]), shot.mass, shot.planes)
@@ -146,6 +150,23 @@ class _Lens(NamedTuple):
         for part in self.parts[1:]:
             alpha_x, alpha_y = alpha_x + _inside(part.alpha_x, at, n), alpha_y + _inside(part.alpha_y, at, n)
         return alpha_x, alpha_y
+
+    def _around_masses(self) -> Tensor:
+        """(B, H, W), whether something round has its centre within `REACH`: α is not smooth, however light it is."""
+        found = torch.zeros_like(self.parts[0].alpha_x, dtype=torch.bool)
+        size = found.shape[-1]
+        offset = torch.arange(-REACH, REACH + 1, device=found.device)
+        for c in (c for c in self.parts[0].mass if MASS[c.profile].circular and c.plane == 0):
+            there = torch.ones_like(c.params["center_x"], dtype=torch.bool) if c.mask is None else c.mask
+            there = there.expand(len(found), -1)
+            row = there.nonzero()[:, 0, None, None]
+            j, i = (
+                (c.params[k].detach().expand(len(found), -1)[there] / self.pixel_scale + size / 2).floor().long()
+                for k in CENTER
+            )
+            i, j = i[:, None, None] + offset[:, None], j[:, None, None] + offset
+            found[row, i.clamp(0, size - 1), j.clamp(0, size - 1)] = True
+        return found
 
 
 class _Pixels(NamedTuple):
@@ -188,17 +209,17 @@ class _Pixels(NamedTuple):
         return out.index_put((self.row, self.slot), values)
 
 
-def _sample(lens: _Lens, bands: Sequence[Scene], at: _Pixels, n: int) -> list[Tensor]:
-    """Surface brightness in each band on n x n points of each pixel, (S, n, n)."""
+def _sample(lens: _Lens, band: Scene, at: _Pixels, n: int) -> Tensor:
+    """Surface brightness on n x n points of each pixel, (S, n, n)."""
     step = (torch.arange(n, dtype=torch.float64, device=at.row.device) - (n - 1) / 2) / n * lens.pixel_scale
     x = (lens.x[0, 0, at.j, None, None] + step.to(lens.x)).expand(-1, n, n).flatten(1)
     y = (lens.y[0, at.i, 0, None, None] + step.to(lens.y)[:, None]).expand(-1, n, n).flatten(1)
     alpha_x, alpha_y = lens.between(at, n, x, y)
     x, y = x.to(alpha_x.dtype), y.to(alpha_y.dtype)
     behind_x, behind_y = at.spread(x - alpha_x), at.spread(y - alpha_y)
-    if any(band.lens_light for band in bands):
+    if band.lens_light:
         x, y = at.spread(x), at.spread(y)
-    return [_light(band, x, y, behind_x, behind_y)[at.row, at.slot].view(-1, n, n) for band in bands]
+    return _light(band, x, y, behind_x, behind_y)[at.row, at.slot].view(-1, n, n)
 
 
 def _shoot(
