@@ -256,7 +256,7 @@ def test_short_vortices_hide_their_axion_mass_and_heavy_subhalos_show_theirs() -
         assert (bounds.sigma["recipe"] <= bounds.sigma["all"] * (1 + 1e-9)).all()
     # a small clump bends light in proportion to its mass: σ(log10 M) ∝ 1/M
     first, second, _ = clump.sigma["known"]
-    np.testing.assert_allclose(first / second, 10, rtol=0.2)
+    np.testing.assert_allclose(first / second, 10, rtol=0.1)
 
 
 def test_a_light_subhalos_bound_is_that_of_nine_rays_a_side() -> None:
