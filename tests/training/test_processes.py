@@ -77,8 +77,8 @@ def test_a_killed_process_ends_the_run_and_leaves_a_good_checkpoint(
     os.kill(ranks[1].pid, signal.SIGKILL)
     text, _ = running.communicate(timeout=240)
     assert running.returncode != 0
-    assert "error: " in text
-    assert "another process of this training ended" in text
+    # whichever comes first to the process that is left: the broken connection, or the launcher's SIGTERM
+    assert "another process of this training ended" in text or "the same command with --resume continues" in text
     assert "[rank0]: Traceback" not in text  # the launcher writes one of its own
     epochs = len(_history(out))
     assert load(out / "bundle.safetensors", "cpu").summary["epochs"] <= epochs
