@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 from deeplense import rng
 from deeplense.data import store
 from deeplense.data.schema import ImageInfo, Manifest, Parameter
+
+OLD = Path(__file__).parent / "old"  # files of the first bundle format
 
 
 def write_tiny_dataset(
@@ -66,6 +70,19 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_dataset() -> Callable[..., Path]:
     """`write_tiny_dataset`, for tests that need another size or other classes."""
     return write_tiny_dataset
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The old classifier as a network in ONNX, made once for all processes of a test run; never changed by a test."""
+    # with xdist, each process has a folder of its own in this one
+    folder = tmp_path_factory.getbasetemp()
+    out = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "exported.onnx"
+    with open(out.with_suffix(".lock"), "w") as lock:
+        from deeplense.inference.export import export  # seconds, for those who want it
+
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return out if out.exists() else export(OLD / "classifier.safetensors", out)
 
 
 @pytest.fixture

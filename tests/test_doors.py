@@ -30,7 +30,6 @@ from deeplense.data.store import Dataset
 from deeplense.errors import UserError
 from deeplense.evaluation.info import info
 from deeplense.evaluation.show import show
-from deeplense.inference.export import export
 from deeplense.inference.runtime import OnnxBundle
 from deeplense.models import build_trunk
 from deeplense.recipe import Model, Recipe
@@ -106,11 +105,6 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = ["simulation.size=16", "splits={test: 3}"]
     return simulate("quickstart", tmp_path_factory.mktemp("data") / "d", workers=1, overrides=changes)
-
-
-@pytest.fixture(scope="module")
-def exported(stored: Path) -> Path:
-    return export(stored, stored.with_name("m.onnx"))
 
 
 def trunk(name: str) -> Any:

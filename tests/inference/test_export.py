@@ -81,17 +81,12 @@ def test_any_batch_size_agrees_with_the_bundle(compact: Path, exported: Path, ti
 
 
 @pytest.mark.parametrize(
-    ("model", "specs", "names"),
-    [
-        ({"name": "resnet10t", "stem_stride": 1}, [CLASS], ["probabilities"]),
-        ({"name": "compact"}, [FREE], ["mean", "scale", "q05", "q95"]),
-        ({"name": "compact"}, [CLASS, MASS], ["probabilities", "mean", "scale", "q05", "q95"]),
-    ],
+    ("model", "specs"),
+    [({"name": "resnet10t", "stem_stride": 1}, [CLASS, FREE]), ({"name": "compact"}, [CLASS, MASS])],
 )
 def test_every_answer_leaves_the_graph_by_its_name(
     model: dict[str, Any],
     specs: list[HeadSpec],
-    names: list[str],
     tiny_dataset: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -99,6 +94,7 @@ def test_every_answer_leaves_the_graph_by_its_name(
     path = make_bundle(tiny_dataset, tmp_path / "b.safetensors", 3, specs, **model)
     out = export(path, tmp_path / "m.onnx", data=tiny_dataset)
     session = onnxruntime.InferenceSession(out)
+    names = ["probabilities", "mean", "scale", "q05", "q95"]
     assert [o.name for o in session.get_outputs()] == [*names, "distance"]
     x = images(tiny_dataset)
     ours, theirs = load(path, "cpu").predict(x), OnnxBundle(out, 1).predict(x.numpy())
@@ -107,8 +103,8 @@ def test_every_answer_leaves_the_graph_by_its_name(
         np.testing.assert_allclose(getattr(theirs, name), getattr(ours, name), atol=1e-4)
     text = capsys.readouterr().out
     assert "float32 against the bundle on 32 images:" in text
-    assert ("MAE" in text) == ("mean" in names)
-    assert ("AUC" in text) == ("probabilities" in names)
+    assert "MAE" in text
+    assert "AUC" in text
 
 
 def test_narrow_far_and_wide_numbers_agree_too(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from deeplense.answers import Prediction
 from deeplense.bundle import Bundle
 from deeplense.errors import UserError
 from deeplense.inference import runtime
-from deeplense.inference.export import export
 from deeplense.inference.predict import LOST, predict
 from deeplense.inference.runtime import OnnxBundle
 
@@ -29,11 +28,6 @@ OLD = Path(__file__).parents[1] / "old"
 IMAGES = np.load(OLD / "images.npy")
 HEAVY = {"torch", "torchvision", "sklearn", "lightning", "timm", "optuna", "matplotlib", "scipy", "pandas"}
 SIGNATURE = re.compile(rb'"sha256": "[0-9a-f]{64}"')
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(OLD / "classifier.safetensors", tmp_path_factory.mktemp("model") / "model.onnx")
 
 
 @pytest.fixture(scope="module")

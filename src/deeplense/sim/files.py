@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -117,6 +116,8 @@ def _npy(file: Path) -> Iterator[Any]:
 
 
 def _fits(file: Path) -> Iterator[Any]:
+    from astropy.io import fits  # takes half a second, which most recipes are spared
+
     with fits.open(file, memmap=False) as hdus:
         images = [hdu.data for hdu in hdus if hdu.is_image and hdu.data is not None and hdu.data.ndim in (2, 3)]
     if not images:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from scipy import stats
 
 from deeplense import config
 from deeplense.errors import UserError, brief
@@ -78,6 +77,8 @@ def truncated_normal(
     rng: Generator, shape: tuple[int, ...], mean: float, sigma: float, low: float, high: float
 ) -> Array:
     """Normal within [low, high], by inversion of the cumulative distribution."""
+    from scipy import stats  # its import takes a second, which most recipes are spared
+
     return np.asarray(stats.truncnorm.ppf(rng.random(shape), (low - mean) / sigma, (high - mean) / sigma, mean, sigma))
 
 
