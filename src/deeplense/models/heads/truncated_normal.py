@@ -134,7 +134,7 @@ def _log_mass(a: Tensor, b: Tensor) -> Tensor:
     """log(Φ(b) - Φ(a)) for a <= b."""
     flip = a + b > 0
     # both at once: an exporter takes its time over every operation
-    small, large = log_ndtr(torch.stack(torch.broadcast_tensors(torch.where(flip, -b, a), torch.where(flip, -a, b))))
+    small, large = log_ndtr(torch.stack([torch.where(flip, -b, a), torch.where(flip, -a, b)]))
     gap = (small - large).clamp(max=-1e-300)
     near = gap > -math.log(2)
     # log(1 - exp(gap)) in the form that loses no digits (Maechler 2012); each branch sees what it can take
