@@ -124,6 +124,8 @@ class Selection:
     signal_to_noise: Annotated[float, Range(0, 1e6)] = 20.0  # of the whole arc in the first band, at least
     magnification: Annotated[float, Range(0, 1000)] = 0.0  # at least
     theta_E: Annotated[float, Range(0, 1000)] = 0.0  # arcsec, at least
+    # of the lens in the first band, at most: how faint the survey of its candidates goes
+    lens_magnitude: Annotated[float, Range(-100, 100)] | None = None
 
 
 @dataclass

@@ -212,7 +212,7 @@ INSTRUMENTS: dict[str, Instrument] = {
             "e- in all (median) and 13.8 e- for the difference of two reads, so that 8.5 is conservative; zero points "
             "with the means of its 18 detectors as mejiro's data file has them: 26.35, 26.35, 26.37, from detector to "
             "detector 0.04",
-            unverified="107 s in three dithers and two passes (wide area survey, medium tier), as in lenstronomy 1.14.2",
+            unverified="107 s in three dithers and two passes (wide area, medium tier), as in lenstronomy 1.14.2",
         )
         for band, zero_point, sky, fwhm in (
             ("F106", 26.35, 22.96, 0.087),
