@@ -31,6 +31,7 @@ SPLIT = re.compile(r"^(?:train|val|valid|test)[_./-]|[_./-](?:train|val|valid|te
 SCALE = re.compile(r"px_?scale|pix(?:el)?_?scale|pixscale", re.IGNORECASE)
 IDS = re.compile(r"(?:id|uid|index|idx|name|object_?id|file(?:_?(?:name|loc))?)(?:_?str)?|id_str", re.IGNORECASE)
 MOST_CLASSES = 1000
+UNEVEN = "rows of different lengths; write images of one size to a table"
 
 
 class Named(NamedTuple):
@@ -39,6 +40,7 @@ class Named(NamedTuple):
     Attributes:
         whole: reads all of it. blocks: reads rows, as (number of the first, values).
         many: whether the first of three axes counts images, as it does in HDF5 and in tables.
+        why: it cannot be read.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Named(NamedTuple):
     whole: Callable[[], NDArray[Any]]
     blocks: Callable[[], Iterable[tuple[int, Any]]]
     many: bool = True
+    why: str = ""
 
     @property
     def last(self) -> str:
@@ -62,6 +65,15 @@ def in_memory(name: str, array: NDArray[Any], many: bool = True) -> Named:
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("="))
     return Named(name, array.shape, array.dtype.kind, lambda: array, lambda: [(0, array)], many)
+
+
+def unreadable(name: str, rows: int, why: str) -> Named:
+    """A column that is there, and no array."""
+
+    def refuse() -> Any:
+        raise Unreadable(f"'{name}': {why}")
+
+    return Named(name, (rows,), "V", refuse, refuse, why=why)
 
 
 def found_in(arrays: Sequence[Named], asked: Asked) -> Iterator[Found | Unreadable]:
@@ -305,5 +317,5 @@ def _left(arrays: Sequence[Named], used: Sequence[Named], alone: bool) -> tuple[
 
 
 def _listed(arrays: Sequence[Named]) -> str:
-    told = ", ".join(printable(a.name) for a in arrays[:8])
+    told = ", ".join(printable(a.name) + (f" ({a.why})" if a.why else "") for a in arrays[:8])
     return (told + (f" and {len(arrays) - 8} more" if len(arrays) > 8 else "")) or "none"

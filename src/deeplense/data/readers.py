@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from deeplense.data import budget, parts, unpickle
 from deeplense.data.archives import Member, is_archive
-from deeplense.data.arrays import as_found, as_image, read_npy
+from deeplense.data.arrays import as_found, as_image, read_npy, stacked
 from deeplense.data.budget import Unreadable, check_image
 from deeplense.data.columns import Named, found_in, in_memory, says_many
 from deeplense.data.found import Asked, Found
@@ -85,7 +85,8 @@ def _read_npz(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
         for entry in entries:
             with archive.open(entry) as file:  # no more than it declares, or its checksum is wrong
                 arrays.append((entry.filename.removesuffix(".npy"), file.read(entry.file_size + 1)))
-    yield from _of_arrays([(name, read_npy(array, "biufSU")) for name, array in arrays], asked)
+    named = [(name, stacked(read_npy(array, "biufSU"))) for name, array in arrays]
+    yield from _of_arrays(named, asked, member.name)
 
 
 def _read_pickle(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
@@ -93,16 +94,17 @@ def _read_pickle(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
         arrays = unpickle.load_named(unpacked(member.read()))
     except unpickle.Refused as error:
         raise Unreadable(str(error)) from error
-    yield from _of_arrays(list(arrays.items()), asked)
+    yield from _of_arrays(list(arrays.items()), asked, member.name)
 
 
-def _of_arrays(arrays: list[tuple[str, NDArray[Any]]], asked: Asked) -> Iterator[Found | Unreadable]:
-    """A single array is read as if it had a file of its own."""
+def _of_arrays(arrays: list[tuple[str, NDArray[Any]]], asked: Asked, file: str) -> Iterator[Found | Unreadable]:
+    """A single array is read as if it had a file of its own, or is what its file says."""
     if not arrays:
         raise Unreadable("it holds no array")
     if len(arrays) == 1 and not asked.images:
         ((name, array),) = arrays
-        yield from as_found(array, asked.axes, says_many(name))
+        many = says_many(name) or says_many(parts.stem(file).rsplit("/", 1)[-1])
+        yield from as_found(array, asked.axes, many)
         return
     yield from found_in([in_memory(name, array, many=False) for name, array in arrays], asked)
 
