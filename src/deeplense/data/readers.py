@@ -169,9 +169,9 @@ def _read_hdf5(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
     opened = member.open()
     size = opened.stat().st_size if isinstance(opened, Path) else len(opened.getbuffer())
     with h5py.File(opened, "r") as file:
-        form = None if asked.images else systems.systems(file)
-        if form is not None:
-            yield from systems.found_in(form[1], size, asked)
+        forms = [] if asked.images else systems.systems(file)
+        if forms:
+            yield from systems.found_in(forms, size, asked)
         else:
             yield from found_in(list(hdf5.arrays(file, size)), asked)
 
