@@ -10,6 +10,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import h5py
 import numpy as np
@@ -22,7 +23,7 @@ from deeplense.data.columns import IDS, IMAGE, LABEL, SCALE, class_name, says_ma
 from deeplense.data.found import Asked, Found
 from deeplense.errors import UserError
 
-Thing = h5py.Group | h5py.Dataset
+Thing: TypeAlias = h5py.Group | h5py.Dataset
 LOOKED_AT = 3  # groups, to know the form of a file
 MOST_GROUPS = 1000  # that hold such groups
 DEEPEST = 3
