@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,14 +49,14 @@ class Cutout(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def cutout(content: bytes, bands: tuple[str, ...] | None = None) -> Cutout | list[Named]:
+def cutout(content: bytes, bands: tuple[str, ...] | None = None, aside: Sequence[str] = ()) -> Cutout | list[Named]:
     """The science image of a FITS file; where it has only tables, their columns.
 
     Extensions that say that they are science are taken before others, and those of the first one's shape are joined as
     bands; weights, noise, masks and PSFs are left out.
 
     Args:
-        bands: names of extensions, in the order that is wanted; empty: the first alone.
+        bands: names of extensions, in the order that is wanted; empty: the first alone. aside: of those that are none.
 
     Raises:
         Unreadable: no image, one that costs more than the budget, or no extension of a wanted name.
@@ -66,6 +67,7 @@ def cutout(content: bytes, bands: tuple[str, ...] | None = None) -> Cutout | lis
             for number, hdu in enumerate(hdus):
                 hdu.name = hdu.name or f"HDU{number}"
             images = [hdu for hdu in hdus if hdu.is_image and len(_shape(hdu)) in (2, 3, 4)]
+            images = [hdu for hdu in images if _name(hdu).lower() not in {name.lower() for name in aside}]
             if not images:
                 return _columns(hdus, len(content))
             chosen = _chosen(images, bands)
@@ -88,6 +90,24 @@ def cutout(content: bytes, bands: tuple[str, ...] | None = None) -> Cutout | lis
                 printable(str(header.get("BUNIT", ""))).strip(),
                 tuple(notes),
             )
+
+
+def extension(content: bytes, name: str) -> NDArray[Any] | None:
+    """The pixels of the extension of this name; None where there is none.
+
+    Raises:
+        Unreadable: they cost more than the budget.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with fits.open(io.BytesIO(content), memmap=False) as hdus:
+            for hdu in hdus:
+                if hdu.is_image and hdu.shape and _name(hdu).lower() == name.lower():
+                    check_image(hdu.shape)
+                    if isinstance(hdu, fits.CompImageHDU):
+                        _check_tiles(hdu, content, hdus.index_of(hdu))
+                    return np.asarray(hdu.data)
+    return None
 
 
 def _shape(hdu: Any) -> tuple[int, ...]:

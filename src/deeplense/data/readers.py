@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplense.data import budget, parts, unpickle
+from deeplense.data import budget, parts, unpickle, weights
 from deeplense.data.archives import Member, is_archive
 from deeplense.data.arrays import as_found, as_image, read_npy, stacked
 from deeplense.data.budget import Unreadable, check_image
@@ -67,7 +67,23 @@ def unpacked(content: bytes) -> bytes:
 
 def _read_npy(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
     many = says_many(parts.stem(member.name).rsplit("/", 1)[-1])
-    yield from as_found(read_npy(unpacked(member.read())), asked.axes, many)
+    for found in as_found(read_npy(unpacked(member.read())), asked.axes, many):
+        yield _with_files(found, member, asked, read_npy)
+
+
+def _with_files(
+    found: Found | Unreadable, member: Member, asked: Asked, decode: Callable[[bytes], NDArray[Any]]
+) -> Found | Unreadable:
+    """With the mask and noise that lie in files beside it."""
+    names = weights.wanted(asked)
+    if not isinstance(found, Found) or not names:
+        return found
+    beside: dict[str, NDArray[Any] | None] = {}
+    for name in names:
+        files = (member.sibling(file) for file in weights.file_names(member.name, name))
+        content = next((content for content in files if content is not None), None)
+        beside[name] = None if content is None else decode(unpacked(content))
+    return weights.with_maps(found, beside, asked)
 
 
 def _read_npz(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
@@ -119,7 +135,7 @@ def _read_picture(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
         if picture.format == "JPEG" and content.count(b"\xff\xda") > MOST_SCANS:
             raise Unreadable(f"a JPEG of more than {MOST_SCANS} scans")
         if pages == 1:
-            yield Found(as_image(pixels_of(picture)))
+            yield _with_files(Found(as_image(pixels_of(picture))), member, asked, _decoded)
             return
         shown = []
         for page in ImageSequence.Iterator(picture):
@@ -128,6 +144,14 @@ def _read_picture(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
     if len({page.shape for page in shown}) > 1:
         raise Unreadable("pages of different sizes; write a file each")
     yield from as_found(np.stack(shown), asked.axes)
+
+
+def _decoded(content: bytes) -> NDArray[Any]:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "TIFF")) as picture:
+        check_image((*picture.size, len(picture.getbands())))
+        return pixels_of(picture)
 
 
 def pixels_of(picture: Any) -> NDArray[Any]:
@@ -142,7 +166,8 @@ def _read_fits(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
 
     if parts.is_not_science_file(member.name):
         raise Unreadable("not a science image")
-    one = cutout(unpacked(member.read()), asked.bands)
+    content = unpacked(member.read())
+    one = cutout(content, asked.bands, weights.wanted(asked))
     if isinstance(one, list):
         yield from found_in(one, asked)
         return
@@ -153,12 +178,26 @@ def _read_fits(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
         if isinstance(level, list) or level.pixels.shape[-2:] != pixels.shape[-2:]:
             raise Unreadable("noise.fits beside it has another shape")
         pixels = np.where(level.pixels >= MASKED_NOISE, np.nan, pixels)
+    beside = {name: _beside(member, content, name) for name in weights.wanted(asked)}
     for found in as_found(pixels, asked.axes):
         if isinstance(found, Found):
             found = found._replace(
                 pixel_scale=one.pixel_scale, bands=one.bands, unit=one.unit, notes=(*one.notes, *found.notes)
             )
+            found = weights.with_maps(found, beside, asked)
         yield found
+
+
+def _beside(member: Member, content: bytes, name: str) -> NDArray[Any] | None:
+    """An extension of this name, or the image in a file beside it."""
+    from deeplense.data.cutouts import cutout, extension
+
+    array = extension(content, name)
+    for file in weights.file_names(member.name, name):
+        if array is None and (other := member.sibling(file)) is not None:
+            level = cutout(unpacked(other), ())
+            array = None if isinstance(level, list) else level.pixels
+    return array
 
 
 def _read_hdf5(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:

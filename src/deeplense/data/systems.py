@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplense.data import hdf5, names, parts
+from deeplense.data import hdf5, names, parts, weights
 from deeplense.data.arrays import EVIDENT, as_image, layout
 from deeplense.data.budget import Unreadable, printable
 from deeplense.data.columns import IDS, IMAGE, LABEL, SCALE, class_name, says_many
@@ -149,11 +149,15 @@ def _system(name: str, thing: Thing, size: int, asked: Asked, wanted: tuple[str,
         notes.append(f"corrupt pixels (outside {SOUND[0]:g} to {SOUND[1]:g} times their neighbours' median) made NaN")
     told = hdf5.attributes(thing)
     if isinstance(thing, h5py.Group):
-        more, left = _beside(thing, list(bands.values()))
+        maps = {key: hdf5.inside(thing, key) for key in weights.wanted(asked)}
+        beside = {k: hdf5.as_named(k, m, size).whole() for k, m in maps.items() if isinstance(m, h5py.Dataset)}
+        more, left = _beside(thing, [*bands.values(), *maps.values()])
         told = more | told
         notes += [f"arrays {', '.join(left)} left out"] * bool(left)
     if "" in bands and thing != bands[""]:
         told = hdf5.attributes(bands[""]) | told
+    else:
+        beside = {}
     label, note = _label(told, asked)
     params, scale, unit = _numbers(told)
     for band, data in bands.items():
@@ -161,10 +165,11 @@ def _system(name: str, thing: Thing, size: int, asked: Asked, wanted: tuple[str,
         params |= {f"{key}_{band}": value for key, value in own.items()}
         scale, unit = own_scale or scale, own_unit or unit
     named = tuple(band for band in bands if band)
-    return Found(image, f"/{printable(name)}", label, params, scale, named, unit, (*notes, *note))
+    found = Found(image, f"/{printable(name)}", label, params, scale, named, unit, (*notes, *note))
+    return weights.with_maps(found, beside, asked)
 
 
-def _beside(group: h5py.Group, images: Sequence[h5py.Dataset]) -> tuple[dict[str, str], list[str]]:
+def _beside(group: h5py.Group, images: Sequence[Thing | None]) -> tuple[dict[str, str], list[str]]:
     """Arrays of one value, which are as good as attributes, and the names of the others."""
     told, left = {}, []
     for name in itertools.islice(group, 100):
