@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from astropy.io import fits
 from imported import Imported, refused
+from PIL import Image
 from pyarrow import parquet
 
 N = 6
@@ -144,6 +145,17 @@ def test_hdf5_with_a_group_for_each_object(tmp_path: Path, form: str) -> None:
     assert got.says("arrays psf left out") == (form != "no_groups")
 
 
+def test_a_number_that_is_a_class_is_no_parameter_and_a_place_is_no_class(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        for k, image in enumerate(stack(20, 20)):
+            group = file.create_group(f"lens_{k}")
+            group["image"] = image
+            group.attrs["x"], group.attrs["y"], group.attrs["label"] = 0.25 + k, 0.5 + k, k % 2
+    got = Imported(tmp_path / "x.h5", tmp_path / "out")
+    check(got, stack(20, 20), "x/lens_{}", ("0", "1"))
+    assert got.params["x/lens_3"] == {"x": 3.25, "y": 3.5}
+
+
 def test_hdf5_groups_of_classes_that_hold_groups_of_objects(tmp_path: Path) -> None:
     images, kinds = stack(20, 20), ("cdm", "no_sub", "wdm", "sidm", "uldm", "axion")
     with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -182,6 +194,16 @@ def test_npz_of_arrays_kept_as_objects(tmp_path: Path) -> None:
     images = stack(20, 20)
     np.savez(tmp_path / "x.npz", images=objects(images), label=objects([KINDS[k % 2] for k in range(N)]))
     check(Imported(tmp_path / "x.npz", tmp_path / "out"), images, "x#{}")
+
+
+def test_transparency_is_left_out_and_said(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (N, 20, 20, 2)).astype(np.uint8)
+    for k in range(N):
+        Image.fromarray(pixels[k], "LA").save(tmp_path / f"{k}.png")
+    got = Imported(tmp_path, tmp_path / "out")
+    for k in range(N):
+        np.testing.assert_array_equal(got.image[f"{k}"][0], pixels[k, ..., 0])
+    assert got.says(f"{N} x transparency left out")
 
 
 def named(folder: Path, table: str) -> Path:

@@ -135,7 +135,8 @@ def _read_picture(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
         if picture.format == "JPEG" and content.count(b"\xff\xda") > MOST_SCANS:
             raise Unreadable(f"a JPEG of more than {MOST_SCANS} scans")
         if pages == 1:
-            yield _with_files(Found(as_image(pixels_of(picture))), member, asked, _decoded)
+            notes = ("transparency left out",) * (picture.mode in ("LA", "RGBA"))
+            yield _with_files(Found(as_image(pixels_of(picture)), notes=notes), member, asked, _decoded)
             return
         shown = []
         for page in ImageSequence.Iterator(picture):

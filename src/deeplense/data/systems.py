@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
@@ -32,6 +33,7 @@ MOST_SYSTEMS = 1_000_000
 SOUND = (0.5, 5.0)
 MOST_CORRUPT = 0.01  # of all pixels
 UNIT = ("units", "unit", "bunit")
+FRACTION = re.compile(r"[+-]?\d*\.\d*[1-9]\d*(?:e[+-]?\d+)?|nan", re.IGNORECASE)  # a place `y` is no class
 YES, NO = ("true", "yes"), ("false", "no")
 HALOS = {"substructure": ("no_sub", "sub"), "has_substructure": ("no_sub", "sub")}
 
@@ -158,8 +160,8 @@ def _system(name: str, thing: Thing, size: int, asked: Asked, wanted: tuple[str,
         told = hdf5.attributes(bands[""]) | told
     else:
         beside = {}
-    label, note = _label(told, asked)
-    params, scale, unit = _numbers(told)
+    label, key, note = _label(told, asked)
+    params, scale, unit = _numbers({k: v for k, v in told.items() if k != key or k.lower() in HALOS})
     for band, data in bands.items():
         own, own_scale, own_unit = _numbers(hdf5.attributes(data) if band else {})
         params |= {f"{key}_{band}": value for key, value in own.items()}
@@ -184,20 +186,24 @@ def _beside(group: h5py.Group, images: Sequence[Thing | None]) -> tuple[dict[str
     return told, left
 
 
-def _label(told: dict[str, str], asked: Asked) -> tuple[str | None, tuple[str, ...]]:
-    """The class that an attribute names."""
-    likely = [key for key in told if LABEL.fullmatch(key)]
+def _label(told: dict[str, str], asked: Asked) -> tuple[str | None, str, tuple[str, ...]]:
+    """The class that an attribute names, and its name."""
+    likely = [key for key in told if LABEL.fullmatch(key) and not FRACTION.fullmatch(told[key].strip())]
     if asked.label:
         if asked.label not in told:
             raise UserError(f"--label '{asked.label}': no attribute of this name (known: {', '.join(told) or 'none'})")
         likely = [asked.label]
     if not likely or asked.label is None:
-        return None, ()
+        return None, "", ()
     key = likely[0]
     value = told[key].strip().lower()
     known = key.lower() in HALOS and value in (*YES, *NO)
     label = HALOS[key.lower()][value in YES] if known else class_name(told[key])
-    return label, (f"classes from the attribute '{key}'{'' if asked.label else ' (guessed; --label names another)'}",)
+    return (
+        label,
+        key,
+        (f"classes from the attribute '{key}'{'' if asked.label else ' (guessed; --label names another)'}",),
+    )
 
 
 def _numbers(told: dict[str, str]) -> tuple[dict[str, float], float | None, str]:
