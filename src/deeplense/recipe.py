@@ -124,6 +124,8 @@ class Selection:
     signal_to_noise: Annotated[float, Range(0, 1e6)] = 20.0  # of the whole arc in the first band, at least
     magnification: Annotated[float, Range(0, 1000)] = 0.0  # at least
     theta_E: Annotated[float, Range(0, 1000)] = 0.0  # arcsec, at least
+    # of the lens in the first band, at most: how faint the survey of its candidates goes
+    lens_magnitude: Annotated[float, Range(-100, 100)] | None = None
 
 
 @dataclass
@@ -151,6 +153,7 @@ class Simulation:
     # {gaussian: fwhm}, {moffat: [fwhm, beta]} (arcsec) or {kernels: folder}; the instrument's Gaussian when not given
     psf: dict[str, Any] | None = None
     noise: Literal["once", "none", "doubled", "triple"] = "once"
+    unit: Literal["electron/s", "MJy/sr"] = "electron/s"  # of the images
     scale_to_max: bool = False  # clip at 0, divide by the brightest pixel; a fault of DeepLenseSim, Model IV
     # pixels over which the background's noise is alike, as after drizzling; about 0.7 where it halves the pixels
     correlated_noise: Annotated[float, Range(0, 10)] = 0.0

@@ -292,10 +292,10 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = wild.model_4_circulating(tmp_path / "set", n=4)
     written = store.write_shard
 
-    def second_fails(folder: Path, split: str, *arguments: object) -> object:
+    def second_fails(folder: Path, split: str, *arguments: object, **named: object) -> object:
         if split == "val":
             raise UserError(f"{folder}: cannot write (No space left on device)")
-        return written(folder, split, *arguments)  # type: ignore[arg-type]
+        return written(folder, split, *arguments, **named)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "write_shard", second_fails)

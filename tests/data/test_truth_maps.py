@@ -57,7 +57,7 @@ def test_images_are_the_same_with_and_without(kept: Path, tmp_path: Path) -> Non
     assert torch.equal(ours.split("train").images(np.arange(5)), theirs.split("train").images(np.arange(5)))
     assert theirs.manifest.maps == []
     assert ours.manifest.fingerprint != theirs.manifest.fingerprint
-    with pytest.raises(UserError, match="holds no truth maps; simulate it with --truth"):
+    with pytest.raises(UserError, match="holds no maps; simulate it with --truth"):
         theirs.split("test").maps(np.arange(2))
     with pytest.raises(UserError, match="holds another dataset"):
         simulate("model_2", plain, splits=SPLITS, seed=3, workers=1, truth="kappa", overrides=SMALL)

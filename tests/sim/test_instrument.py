@@ -80,7 +80,7 @@ def test_what_is_unverified_makes_an_instrument_experimental_in_info(tmp_path: P
 LIMITS = {  # wavelength [micron] and diameter of the mirror [m]
     "hst_f160w": (1.54, 2.4), "hst_acs_f814w": (0.80, 2.4), "euclid_vis": (0.72, 1.2),
     "roman_f106": (1.06, 2.4), "roman_f129": (1.29, 2.4), "roman_f158": (1.58, 2.4),
-    "jwst_f115w": (1.15, 6.5), "jwst_f150w": (1.50, 6.5),
+    "jwst_f115w": (1.15, 6.5), "jwst_f150w": (1.50, 6.5), "jwst_f277w": (2.78, 6.5),
 }  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def adapt(image: Image, pixel_scale: float | None, wanted: ImageInfo) -> tuple[I
         image = _resample(image, wanted, ratio, sky)
     else:
         seen = height, width
-        image = _fit(image, wanted, sky)
+        image = centred(image, wanted, sky)
     if seen != (wanted.height, wanted.width):
         sizes = f"{seen[0]}x{seen[1]} to {wanted.height}x{wanted.width}"
         done = "padded" if seen[0] <= wanted.height and seen[1] <= wanted.width else "cropped"
@@ -102,7 +102,7 @@ def crop_or_pad(image: Image, wanted: ImageInfo) -> Image:
     sky = np.zeros(len(image), dtype=np.float32)
     some = finite.any((1, 2))
     sky[some] = _sky(image[some], finite[some])
-    return np.ascontiguousarray(_fit(image, wanted, sky), dtype=np.float32)
+    return np.ascontiguousarray(centred(image, wanted, sky), dtype=np.float32)
 
 
 def _sky(image: Image, finite: NDArray[np.bool_]) -> Image:
@@ -131,7 +131,7 @@ def _resample(image: Image, wanted: ImageInfo, ratio: float, sky: Image) -> Imag
     return np.where(outside, sky[:, None, None] * ratio**2, out)
 
 
-def _fit(image: Image, wanted: ImageInfo, sky: Image) -> Image:
+def centred(image: Image, wanted: ImageInfo, sky: Image) -> Image:
     """Centre crop, then centred on a sky of the wanted size."""
     _, height, width = image.shape
     top, left = max(0, height - wanted.height) // 2, max(0, width - wanted.width) // 2

@@ -14,7 +14,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -23,6 +23,7 @@ from deeplense.data.budget import Unreadable, printable
 from deeplense.errors import UserError
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+BESIDE = (".csv", ".tsv", ".ecsv", ".json", ".txt", ".md", ".yaml", ".yml")  # files that say more of a set of archives
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
 PIECE = 4096  # packed bytes that are unpacked at once; bzip2 makes up to 92 MB of them
 HEADER = 2**20  # bytes of a name, or of what else a tar says of a file
@@ -83,9 +84,10 @@ def listing(source: Path) -> list[str]:
     Raises:
         UserError: no such file, or a damaged archive.
     """
-    if source.exists() and not source.is_dir() and is_archive(source.name) and not _is_zip(source):
-        return list(_tar_names(source))
-    return [member.name for member in members(source)]
+    if source.is_dir():
+        plain, packed = _packed(list(_folder(source)))
+        return [*(member.name for member in plain), *(new for names in packed.values() for new in names.values())]
+    return _names(source) if source.exists() else [member.name for member in members(source)]
 
 
 def members(source: Path, together: Mapping[str, str] | None = None) -> Iterator[Member]:
@@ -98,11 +100,11 @@ def members(source: Path, together: Mapping[str, str] | None = None) -> Iterator
         UserError: no such file, or a damaged archive.
     """
     if source.is_dir():
-        if not together:
-            yield from _folder(source)
-            return
-        found = {member.name: member for member in _folder(source)}
-        yield from (found[name] for name in _together(found, together))
+        plain, packed = _packed(list(_folder(source)))
+        found = {member.name: member for member in plain}
+        yield from (found[name] for name in _together(found, together or {}))
+        for path, called in packed.items():
+            yield from _called(path, called, together or {})
     elif not source.exists():
         raise UserError(f"{source}: no such file or folder")
     elif _is_zip(source):
@@ -111,6 +113,58 @@ def members(source: Path, together: Mapping[str, str] | None = None) -> Iterator
         yield from _tar(source)
     else:
         yield _on_disk(source.parent, source.name, str(source))
+
+
+def _packed(found: list[Member]) -> tuple[list[Member], dict[Path, dict[str, str]]]:
+    """A folder's files, and of a folder of archives alone what each holds: name in it -> name in the folder.
+
+    Archives whose names differ by a number are the shards of one set; others are folders of these names.
+    """
+    archives = [m for m in found if m.path is not None and is_archive(m.name)]
+    if not archives or any(not _says_more(m.name) for m in found if m not in archives):
+        return found, {}
+    stems = {
+        m.name: re.sub(r"\.(?:zip|tar|tgz|tbz2|txz)(?:\.\w+)?$", "", m.name, flags=re.IGNORECASE) for m in archives
+    }
+    sets = {name: re.sub(r"(?:[-_.]?\d+)+$", "", stem) for name, stem in stems.items()}
+    packed: dict[Path, dict[str, str]] = {}
+    taken: set[str] = set()
+    for m in archives:
+        assert m.path is not None
+        folder = f"{sets[m.name]}/" if len(set(sets.values())) > 1 and sets[m.name] else ""
+        names = _names(m.path)
+        if not taken.isdisjoint(folder + name for name in names):  # keys that begin anew in each shard
+            number = stems[m.name][len(sets[m.name]) :].strip("-_.") or str(len(packed))
+            called = {name: f"{folder}{number}_{name.replace('/', '_')}" for name in names}
+        else:
+            called = {name: folder + name for name in names}
+        taken |= set(called.values())
+        packed[m.path] = called
+    return [m for m in found if m not in archives], packed
+
+
+def _says_more(name: str) -> bool:
+    last = name.rsplit("/", 1)[-1].lower()
+    return last.startswith(".") or last.endswith(BESIDE) or "." not in last
+
+
+def _names(source: Path) -> list[str]:
+    """Of the files of an archive, or of a single file."""
+    if is_archive(source.name) and not _is_zip(source):
+        return list(_tar_names(source))
+    return [member.name for member in members(source)]
+
+
+def _called(source: Path, called: Mapping[str, str], together: Mapping[str, str]) -> Iterator[Member]:
+    """The files of an archive by their names in its folder."""
+    inner = {new: name for name, new in called.items()}
+    own = {name: together[new] for name, new in called.items() if new in together}
+    for member in members(source, own):
+
+        def fetch(name: str, member: Member = member) -> bytes | None:
+            return member.fetch(inner[name]) if name in inner else None
+
+        yield replace(member, name=called[member.name], fetch=fetch)
 
 
 def _together(names: Iterable[str], object_of: Mapping[str, str]) -> list[str]:

@@ -39,7 +39,10 @@ def read_npy(content: bytes, kinds: str = "biuf") -> NDArray[Any]:
     start = file.tell()
     if dtype.hasobject:
         try:
-            return unpickle.load_array(content, start)
+            if "U" not in kinds:
+                return unpickle.load_array(content, start)
+            ((_, array),) = unpickle.load_named(content, start).items()
+            return array
         except unpickle.Refused as error:
             raise Unreadable(str(error)) from error
     if dtype.kind not in kinds:
@@ -173,6 +176,14 @@ def _flat(array: NDArray[Any]) -> tuple[NDArray[Any], str | None]:
     if flat.size == side**2 + 1 and side and float(flat[-1]).is_integer():
         return flat[:-1].reshape(side, side), str(int(flat[-1]))
     return array, None
+
+
+def stacked(array: NDArray[Any]) -> NDArray[Any]:
+    """Arrays of numbers of one shape that were kept as objects; anything else as it is."""
+    items = list(array.flat) if array.dtype == object else []
+    alike = len({np.shape(item) for item in items}) == 1 and np.ndim(items[0]) > 0
+    numbers = alike and all(np.asarray(item).dtype.kind in "biuf" for item in items)
+    return _stack(array) if numbers else array
 
 
 def _stack(array: NDArray[Any]) -> NDArray[Any]:

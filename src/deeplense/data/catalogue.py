@@ -76,16 +76,16 @@ def match(
     for option, name in (("--id", id), ("--class", label), *(("--targets", t) for t in targets or ())):
         if name is not None and name not in table:
             raise UserError(f"{where}: {option} '{name}' is not a column; {nearest(name, table)}")
-    names = [id] if id is not None else [n for n in table if _different(table[n])] or list(table)
+    names = [id] if id is not None else [n for n in table if _names_rows(n, table[n])] or list(table)
     tried = {name: _rows(table[name], ids) for name in names}
-    best = max(tried, key=lambda name: len(tried[name]), default=None)
+    best = max(tried, key=lambda name: (len(tried[name]), IDS.fullmatch(name) is not None), default=None)
     if best is None or not tried[best]:
         raise UserError(_nothing(where, table, names, ids))
     notes = [] if id is not None else [f"{where}: images by column '{best}' (guessed; --id names another)"]
     found = Catalogue(tried[best], where, notes=notes)
     _labels(where, table, found, best, label)
-    _check_twice(where, table, best, ids, found)
     _numbers(where, table, found, best, label, targets)
+    _check_twice(where, table, best, found)
     unused = len({v for v in table[best].tolist() if v is not None}) - len(set(found.rows.values()))
     if unused > 0:
         notes.append(f"{where}: {unused} rows belong to no image")
@@ -110,7 +110,7 @@ def beside(source: Path, ids: Sequence[str], images: Collection[str]) -> Catalog
         if path.suffix.lower() in TABLES and path.suffix.lower() != ".txt" and str(path) not in images:
             with contextlib.suppress(UserError):  # another table, or none
                 table = read_table(path)
-                matched = max((len(_rows(v, ids)) for v in table.values() if _different(v)), default=0)
+                matched = max((len(_rows(v, ids)) for n, v in table.items() if _names_rows(n, v)), default=0)
                 if 2 * matched >= len(ids):
                     found.append((path, table))
     if len(found) > 1:
@@ -118,6 +118,11 @@ def beside(source: Path, ids: Sequence[str], images: Collection[str]) -> Catalog
             f"{source}: {' and '.join(p.name for p, _ in found)} both name the images; give one as --labels"
         )
     return match(str(found[0][0]), found[0][1], ids) if found else None
+
+
+def _names_rows(name: str, column: NDArray[Any]) -> bool:
+    """Whether a column may be that of ids, in which a row may come twice."""
+    return IDS.fullmatch(name) is not None or _different(column)
 
 
 def _different(column: NDArray[Any]) -> bool:
@@ -186,14 +191,21 @@ def _labels(where: str, table: Table, found: Catalogue, id: str, label: str | No
     )
 
 
-def _check_twice(where: str, table: Table, id: str, ids: Sequence[str], found: Catalogue) -> None:
+def _check_twice(where: str, table: Table, id: str, found: Catalogue) -> None:
     """Rows with one id must say the same."""
-    if found.labels is None:
-        return
-    said: dict[str, str | None] = {}
-    for value, label in zip(map(_text, table[id].tolist()), found.labels, strict=True):
-        if value and said.setdefault(value, label) != label:
+    first: dict[str, int] = {}
+    twice: dict[str, None] = {}
+    for k, value in enumerate(map(_text, table[id].tolist())):
+        if not value or first.setdefault(value, k) == k:
+            continue
+        twice[value] = None
+        if found.labels is not None and found.labels[first[value]] != found.labels[k]:
             raise UserError(f"{where}: two rows with the id {brief(value)} name different classes; keep one of them")
+        for name, values in found.numbers.items():
+            if not np.array_equal(values[first[value]], values[k], equal_nan=True):
+                raise UserError(f"{where}: two rows with the id {brief(value)} differ in '{name}'; keep one of them")
+    if twice:
+        found.notes.append(f"{where}: {len(twice)} ids come twice, and say the same (e.g. {next(iter(twice))})")
 
 
 def _numbers(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplense.data import names, parts
+from deeplense.data import names, parts, weights
 from deeplense.data.arrays import as_image, images, layout
 from deeplense.data.budget import Unreadable, check_image, printable
 from deeplense.data.found import Asked, Found
@@ -31,6 +31,7 @@ SPLIT = re.compile(r"^(?:train|val|valid|test)[_./-]|[_./-](?:train|val|valid|te
 SCALE = re.compile(r"px_?scale|pix(?:el)?_?scale|pixscale", re.IGNORECASE)
 IDS = re.compile(r"(?:id|uid|index|idx|name|object_?id|file(?:_?(?:name|loc))?)(?:_?str)?|id_str", re.IGNORECASE)
 MOST_CLASSES = 1000
+UNEVEN = "rows of different lengths; write images of one size to a table"
 
 
 class Named(NamedTuple):
@@ -39,6 +40,7 @@ class Named(NamedTuple):
     Attributes:
         whole: reads all of it. blocks: reads rows, as (number of the first, values).
         many: whether the first of three axes counts images, as it does in HDF5 and in tables.
+        why: it cannot be read.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Named(NamedTuple):
     whole: Callable[[], NDArray[Any]]
     blocks: Callable[[], Iterable[tuple[int, Any]]]
     many: bool = True
+    why: str = ""
 
     @property
     def last(self) -> str:
@@ -64,6 +67,15 @@ def in_memory(name: str, array: NDArray[Any], many: bool = True) -> Named:
     return Named(name, array.shape, array.dtype.kind, lambda: array, lambda: [(0, array)], many)
 
 
+def unreadable(name: str, rows: int, why: str) -> Named:
+    """A column that is there, and no array."""
+
+    def refuse() -> Any:
+        raise Unreadable(f"'{name}': {why}")
+
+    return Named(name, (rows,), "V", refuse, refuse, why=why)
+
+
 def found_in(arrays: Sequence[Named], asked: Asked) -> Iterator[Found | Unreadable]:
     """Every image of the arrays; one that cannot be read is given as its reason.
 
@@ -71,7 +83,8 @@ def found_in(arrays: Sequence[Named], asked: Asked) -> Iterator[Found | Unreadab
         Unreadable: no array of images, or several of which none is named.
         UserError: the user names an array that is not there, or label columns disagree.
     """
-    chosen, bands = _images(arrays, asked)
+    aside = weights.wanted(asked)
+    chosen, bands = _images([a for a in arrays if a.name not in aside and a.last not in aside], asked)
     for group in [chosen] if bands else [[one] for one in chosen]:
         yield from _rows(arrays, group, bands, asked, alone=bool(bands) or len(chosen) == 1)
 
@@ -92,19 +105,33 @@ def _rows(
         arrays = [*group, *(_one_row(a) for a in arrays if a.shape in ((), (1,)))]
     check_image([len(group), *(s for k, s in enumerate(one.shape) if single or axes[k] != "N")])
     n = 1 if single else one.shape[axes.index("N")]
+    beside = {name: _map(arrays, one, axes, name) for name in weights.wanted(asked)}
+    arrays = [a for a in arrays if a not in [found for found in beside.values() if found is not None]]
     told = Columns(arrays, one, n, asked, alone)
     joined = [f"arrays {', '.join(a.name for a in group)} joined as bands"] * bool(bands)
     notes = (*joined, *told.notes, *_left(arrays, [*group, *told.used], alone))
+    maps = {key: _pixels([a], axes if a.shape == one.shape else "NHW") for key, a in beside.items() if a is not None}
     for k, image in enumerate(_pixels(group, axes)):
+        mapped = {key: next(rows)[0] for key, rows in maps.items()}
         try:
             pixels = as_image(np.stack(image) if bands else image[0])
+            found = weights.with_maps(Found(pixels, notes=notes), mapped, asked)
         except Unreadable as error:
             if single:
                 raise
             yield Unreadable(f"#{k}: {error}")
             continue
         name = where if n == 1 and (alone or single) else f"{where}#{k}"
-        yield Found(pixels, name, told.label(k), told.params(k), told.scale(k), bands, notes=notes)
+        yield found._replace(
+            row=name, label=told.label(k), params=told.params(k), pixel_scale=told.scale(k), bands=bands
+        )
+
+
+def _map(arrays: Sequence[Named], one: Named, axes: str, name: str) -> Named | None:
+    """The array of this name with a map for each image of `one`: of its shape, or without its channels."""
+    found = [a for a in arrays if a is not one and name in (a.name, a.last) and (a.group == one.group or "/" in name)]
+    shapes = (one.shape, tuple(n for n, axis in zip(one.shape, axes, strict=True) if axis != "C"))
+    return next((a for a in found if a.shape in shapes), None)
 
 
 def _pixels(group: Sequence[Named], axes: str) -> Iterator[tuple[NDArray[Any], ...]]:
@@ -305,5 +332,5 @@ def _left(arrays: Sequence[Named], used: Sequence[Named], alone: bool) -> tuple[
 
 
 def _listed(arrays: Sequence[Named]) -> str:
-    told = ", ".join(printable(a.name) for a in arrays[:8])
+    told = ", ".join(printable(a.name) + (f" ({a.why})" if a.why else "") for a in arrays[:8])
     return (told + (f" and {len(arrays) - 8} more" if len(arrays) > 8 else "")) or "none"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from deeplense.data.arrays import FEWEST, MOST_CHANNELS, without_ones
 from deeplense.data.budget import RATIO, Unreadable, check_image, printable, unpacks
-from deeplense.data.columns import Named, in_memory
+from deeplense.data.columns import UNEVEN, Named, in_memory, unreadable
 from deeplense.data.parts import BAND, SCIENCE, in_order, is_science, tidy
 
 SCALES = (1e-4, 100.0)  # arcsec; a header outside says nothing about the sky
@@ -27,6 +29,9 @@ LINEAR = [
     *(f"{k}{i}_{j}" for k in ("CD", "PC") for i in (1, 2, 3) for j in (1, 2, 3)),
     *("LONPOLE", "LATPOLE", "RADESYS", "EQUINOX"),
 ]
+
+VARIABLE = re.compile(r"\d?[PQ]([A-Z])")  # the form of a column whose rows have lengths of their own
+WIDTHS = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "E": 4, "D": 8}  # bytes
 
 
 class Cutout(NamedTuple):
@@ -44,14 +49,14 @@ class Cutout(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def cutout(content: bytes, bands: tuple[str, ...] | None = None) -> Cutout | list[Named]:
+def cutout(content: bytes, bands: tuple[str, ...] | None = None, aside: Sequence[str] = ()) -> Cutout | list[Named]:
     """The science image of a FITS file; where it has only tables, their columns.
 
     Extensions that say that they are science are taken before others, and those of the first one's shape are joined as
     bands; weights, noise, masks and PSFs are left out.
 
     Args:
-        bands: names of extensions, in the order that is wanted; empty: the first alone.
+        bands: names of extensions, in the order that is wanted; empty: the first alone. aside: of those that are none.
 
     Raises:
         Unreadable: no image, one that costs more than the budget, or no extension of a wanted name.
@@ -62,6 +67,7 @@ def cutout(content: bytes, bands: tuple[str, ...] | None = None) -> Cutout | lis
             for number, hdu in enumerate(hdus):
                 hdu.name = hdu.name or f"HDU{number}"
             images = [hdu for hdu in hdus if hdu.is_image and len(_shape(hdu)) in (2, 3, 4)]
+            images = [hdu for hdu in images if _name(hdu).lower() not in {name.lower() for name in aside}]
             if not images:
                 return _columns(hdus, len(content))
             chosen = _chosen(images, bands)
@@ -84,6 +90,24 @@ def cutout(content: bytes, bands: tuple[str, ...] | None = None) -> Cutout | lis
                 printable(str(header.get("BUNIT", ""))).strip(),
                 tuple(notes),
             )
+
+
+def extension(content: bytes, name: str) -> NDArray[Any] | None:
+    """The pixels of the extension of this name; None where there is none.
+
+    Raises:
+        Unreadable: they cost more than the budget.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with fits.open(io.BytesIO(content), memmap=False) as hdus:
+            for hdu in hdus:
+                if hdu.is_image and hdu.shape and _name(hdu).lower() == name.lower():
+                    check_image(hdu.shape)
+                    if isinstance(hdu, fits.CompImageHDU):
+                        _check_tiles(hdu, content, hdus.index_of(hdu))
+                    return np.asarray(hdu.data)
+    return None
 
 
 def _shape(hdu: Any) -> tuple[int, ...]:
@@ -144,12 +168,24 @@ def _columns(hdus: fits.HDUList, size: int) -> list[Named]:
             continue
         if hdu.size > size or hdu.header.get("ZTABLE", False):
             raise Unreadable("a compressed table, or one that declares more than it stores")
-        # columns of rows of different lengths may name a few bytes any number of times
-        names = [column.name for column in hdu.columns if not column.format.lstrip("0123456789").startswith(("P", "Q"))]
-        columns = [_as_named(name, np.asarray(hdu.data[name])) for name in names]
-        if any(len(column.shape) > 1 for column in columns):
+        columns = [_column(hdu, column.name, str(column.format)) for column in hdu.columns]
+        if any(len(column.shape) > 1 or column.why for column in columns):
             return columns
     raise Unreadable("no image in the FITS file")
+
+
+def _column(hdu: fits.BinTableHDU, name: str, form: str) -> Named:
+    variable = VARIABLE.match(form)
+    if variable is None:
+        return _as_named(name, np.asarray(hdu.data[name]))
+    lengths = hdu.data.view(np.ndarray)[name].reshape(len(hdu.data), 2)[:, 0]
+    if len(set(lengths.tolist())) > 1:
+        return unreadable(printable(name), len(lengths), UNEVEN)
+    # rows may name the same few bytes any number of times
+    if variable[1] not in WIDTHS or int(lengths.sum()) * WIDTHS[variable[1]] > hdu.size:
+        return unreadable(printable(name), len(lengths), "declares more than it stores, or holds no numbers")
+    rows = [np.asarray(row) for row in hdu.data[name]]
+    return _as_named(name, np.stack(rows) if rows else np.empty((0, 0)))
 
 
 def _as_named(name: str, values: NDArray[Any]) -> Named:

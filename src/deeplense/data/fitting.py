@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplense.data.adapt import SAME_SCALE, adapt, crop_or_pad
+from deeplense.data.adapt import SAME_SCALE, adapt, centred, crop_or_pad
 from deeplense.data.arrays import FEWEST
 from deeplense.data.budget import MOST_VALUES
 from deeplense.data.reading import PICTURES, Record
@@ -28,12 +28,14 @@ class Plan:
     Attributes:
         image: their shape and meaning.
         resample: whether those of another pixel scale are resampled.
+        maps: names of the planes of their noise.
         notes: what is done.
     """
 
     image: ImageInfo
     resample: bool = False
     notes: list[str] = field(default_factory=list)
+    maps: list[str] = field(default_factory=list)
 
     def fit(self, record: Record, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """(C, H, W) as wanted; missing pixels stay missing unless the image is resampled."""
@@ -41,10 +43,28 @@ class Plan:
             image = np.repeat(image, self.image.channels, axis=0)
         if record.bands and set(record.bands) == set(self.image.bands):
             image = image[[record.bands.index(band) for band in self.image.bands]]
-        scale, wanted = record.pixel_scale, self.image.pixel_scale
-        if self.resample and scale and wanted and not math.isclose(scale, wanted, rel_tol=SAME_SCALE):
-            return adapt(image, scale, self.image)[0]
+        if self._other_scale(record):
+            return adapt(image, record.pixel_scale, self.image)[0]
         return crop_or_pad(image, self.image)
+
+    def fit_noise(self, record: Record, noise: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(len(maps), H, W) of the wanted size; NaN where the image is padded, or has none.
+
+        Raises:
+            UserError: the image is resampled, which a noise map cannot be.
+        """
+        if not len(noise):
+            return np.full((len(self.maps), self.image.height, self.image.width), np.nan, np.float32)
+        if self._other_scale(record):
+            raise UserError(f"{record.id}: is resampled, and its noise cannot be; leave out --noise or --pixel-scale")
+        if len(noise) == len(self.image.bands) and record.bands:
+            noise = noise[[record.bands.index(band) for band in self.image.bands]]
+        noise = np.broadcast_to(noise, (len(self.maps), *noise.shape[1:]))
+        return centred(noise, self.image, np.full(len(noise), np.nan, np.float32))
+
+    def _other_scale(self, record: Record) -> bool:
+        scale, wanted = record.pixel_scale, self.image.pixel_scale
+        return bool(self.resample and scale and wanted and not math.isclose(scale, wanted, rel_tol=SAME_SCALE))
 
 
 def read_size(text: str | None) -> tuple[int, int] | None:
@@ -85,11 +105,11 @@ def plan(
     channels = _channels(source, records, notes)
     scale, resample = _scale(source, records, pixel_scale, notes)
     height, width = _size(source, records, size, notes)
-    return Plan(
-        ImageInfo(channels, height, width, scale, _unit(records), _bands(source, records, channels, bands, notes)),
-        resample,
-        notes,
-    )
+    named = _bands(source, records, channels, bands, notes)
+    planes = max(record.planes for record in records)
+    ends = named or [str(k) for k in range(planes)]
+    maps = [f"noise_{ends[k]}" for k in range(planes)] if planes > 1 else ["noise"] * planes
+    return Plan(ImageInfo(channels, height, width, scale, _unit(records), named), resample, notes, maps)
 
 
 def _channels(source: Path, records: Sequence[Record], notes: list[str]) -> int:

@@ -101,6 +101,7 @@ def _foreign(source: Path, stem: str, file: str, found: Found) -> Foreign:
         found.unit,
         found.notes,
         own=found.label is not None and label == found.label,
+        noise=found.noise,
     )
 
 

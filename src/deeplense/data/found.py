@@ -29,6 +29,7 @@ class Foreign:
         unit: of the pixels, empty when unknown.
         notes: what was joined, left out or guessed.
         own: whether the file itself, and not its folders, named the class.
+        noise: (1, H, W) or (C, H, W) map, where it is asked for.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Foreign:
     unit: str = ""
     notes: tuple[str, ...] = ()
     own: bool = False
+    noise: NDArray[np.float32] | None = None
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Found(NamedTuple):
     unit: str = ""
     notes: tuple[str, ...] = ()
     weak: bool = False  # whether the folder's class goes before `label`
+    noise: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,24 @@ class Asked:
         label: name of the array that holds the classes; None: they are not wanted.
         bands: names of the bands, in the order that is wanted; empty: nothing is joined; None: found from the names.
         axes: what the axes of an array mean, one of `AXES`.
+        mask, noise: what stands beside an image, see `weights`.
     """
 
     images: tuple[str, ...] = ()
     label: str | None = ""
     bands: tuple[str, ...] | None = None
     axes: str = ""
+    mask: str = ""
+    noise: str = ""
 
 
 def asked(
-    images: str | None = None, label: str | None = None, bands: str | None = None, axes: str | None = None
+    images: str | None = None,
+    label: str | None = None,
+    bands: str | None = None,
+    axes: str | None = None,
+    mask: str | None = None,
+    noise: str | None = None,
 ) -> Asked:
     """From options of the command line.
 
@@ -99,6 +110,8 @@ def asked(
         (label or "").strip(),
         () if none else _names("--bands", bands),
         (axes or "").upper(),
+        (mask or "").strip(),
+        (noise or "").strip(),
     )
 
 

@@ -125,7 +125,7 @@ def manifest(
 ) -> Manifest:
     """The sealed manifest of a simulated dataset."""
     planes = truth_maps.plane_names(maps, world)
-    unit = "electron" if recipe.simulation.noise == "triple" else "electron/s"
+    unit: str = "electron" if recipe.simulation.noise == "triple" else recipe.simulation.unit
     if recipe.simulation.scale_to_max:
         unit = "maximum"
     return Manifest(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deeplense import rng
-from deeplense.data import fitting, names, place, reading, schema, shards, store
+from deeplense.data import fitting, names, place, reading, schema, shards, store, weights
 from deeplense.data import found as found_
 from deeplense.data.budget import printable
 from deeplense.data.catalogue import Catalogue, beside, match
@@ -52,6 +52,8 @@ def import_dataset(
     label: str | None = None,
     axes: str | None = None,
     size: str | None = None,
+    mask: str | None = None,
+    noise: str | None = None,
 ) -> Path:
     """Import images of any form in the wild as a dataset; print what was taken, joined, guessed and left out.
 
@@ -76,6 +78,8 @@ def import_dataset(
         axes: what the axes of arrays mean, as NHW, NCHW or NHWC; guessed when not given.
         size: pixels, "64" or "64x80", to which images are cropped or padded; "refuse" to take no images of several
             sizes; when not given, the shorter side of most images where they differ.
+        mask: extension, array or file beside each image, "DQ", whose pixels other than 0 are missing.
+        noise: likewise a map of the noise, "ERR" or "noise.fits", kept beside the image (`Split.maps`).
 
     Returns:
         The dataset's folder.
@@ -89,7 +93,7 @@ def import_dataset(
     shares = names.read_shares(splits or names.SHARES)
     if pixel_scale is not None and not 0 < pixel_scale < math.inf:
         raise UserError(f"--pixel-scale {pixel_scale}: it must be positive, in arcsec")
-    asked = found_.asked(images, label, bands, axes)
+    asked = found_.asked(images, label, bands, axes, mask, noise)
     wanted = fitting.read_size(size)
     expression = names.Pattern(pattern) if pattern is not None else None
     listed = None if targets is None else [name.strip() for name in targets.split(",")]
@@ -104,6 +108,7 @@ def import_dataset(
         found = reading.read(source, asked, table, scratch)
         if not found.records:
             raise UserError(f"{source}: no image could be read ({_why(found)}); see the forms in docs/importing.md")
+        _check_beside(source, found, asked)
         ids = [record.id for record in found.records]
         if labels is not None:
             catalogue: Catalogue | None = match(labels, read_table(Path(labels)), ids, id, class_, listed)
@@ -127,6 +132,17 @@ def import_dataset(
 
 def _why(found: Reading) -> str:
     return "; ".join(_told(found.skipped, "")) or "it is empty"
+
+
+def _check_beside(source: Path, found: Reading, asked: found_.Asked) -> None:
+    """What the user names is there for some image."""
+    there = {
+        "--mask": (asked.mask, weights.SIDE_BY_SIDE.format(asked.mask) in found.noted),
+        "--noise": (asked.noise, any(record.planes for record in found.records)),
+    }
+    for option, (name, seen) in there.items():
+        if name and not seen:
+            raise UserError(f"{source}: {option} '{name}': no image has an extension, array or file of this name")
 
 
 def _check(source: Path, found: Reading, table: dict[str, str] | None, ids: list[str]) -> None:
@@ -183,8 +199,10 @@ def _write(
             order = rng.generator(seed, f"import/order/{split}").permutation(len(listed))
             for number, start in enumerate(range(0, len(listed), size)):
                 part = [listed[k] for k in order[start : start + size]]
-                pixels = np.stack([plan.fit(record, record.pixels(scratch)) for record in part])
-                shards.append(_write_shard(folder, split, number, pixels, part, classes, columns))
+                pixels = [record.pixels(scratch) for record in part]
+                fitted = np.stack([plan.fit(r, p[: r.shape[0]]) for r, p in zip(part, pixels, strict=True)])
+                maps = [plan.fit_noise(r, p[r.shape[0] :]) for r, p in zip(part, pixels, strict=True) if plan.maps]
+                shards.append(_write_shard(folder, split, number, fitted, part, classes, columns, maps))
                 bar.update(len(part))
     return Manifest(
         name="",
@@ -194,6 +212,8 @@ def _write(
         splits={name: len(listed) for name, listed in chosen.items()},
         shards=shards,
         code_version=metadata.version("deeplense"),
+        maps=plan.maps,
+        map_units=[image.unit] * len(plan.maps),
     )
 
 
@@ -205,6 +225,7 @@ def _write_shard(
     records: Sequence[Record],
     classes: Sequence[str],
     columns: Sequence[str],
+    maps: Sequence[NDArray[np.float32]],
 ) -> Shard:
     labels = np.array([-1 if r.label is None else classes.index(r.label) for r in records], dtype=np.int64)
     params = np.array([[r.params.get(name, np.nan) for name in columns] for r in records], dtype=np.float64)
@@ -216,6 +237,7 @@ def _write_shard(
         labels,
         params.reshape(len(records), len(columns)),
         [_short(r.id) for r in records],
+        maps=np.stack(maps) if maps else None,
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deeplense.data.budget import Unreadable
 from deeplense.data.found import Found, Skipped
@@ -96,8 +97,15 @@ def _stack(parts: list[list[Found]], bands: tuple[str, ...]) -> Iterator[Found]:
             params=params,
             pixel_scale=first.pixel_scale if len(scales) == 1 else None,
             bands=bands if single else (),
+            noise=_planes(rows),
             notes=(f"files of bands {', '.join(bands)} joined (--bands none keeps them apart)", *first.notes),
         )
+
+
+def _planes(rows: Sequence[Found]) -> NDArray[np.float32] | None:
+    """A noise map for each band, where all have one."""
+    planes = [one.noise for one in rows if one.noise is not None]
+    return np.concatenate(planes) if len(planes) == len(rows) else None
 
 
 def _with(one: Found, beside: list[Found]) -> Found:

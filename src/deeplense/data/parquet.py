@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyarrow import Table, parquet, types
+from pyarrow import LargeListType, ListType, Table, parquet, types
 
 from deeplense.data import budget
 from deeplense.data.arrays import FEWEST, read_npy
 from deeplense.data.budget import Unreadable, check_image, printable
-from deeplense.data.columns import Named, in_memory
+from deeplense.data.columns import UNEVEN, Named, in_memory, unreadable
 
 TOGETHER = 256  # rows that are read at once
 DEEPEST = 3  # lists in each other: (C, H, W)
@@ -52,6 +52,8 @@ def columns(content: bytes) -> list[Named]:
             found.append(_encoded(name, column))
             continue
         values = _values(column)
+        if values is None and isinstance(field.type, ListType | LargeListType):
+            found.append(unreadable(name, len(column), UNEVEN))
         if values is not None:
             if field.name in names and values.dtype.kind in "iu":
                 values = np.array([names[field.name][k] for k in values], dtype=object)

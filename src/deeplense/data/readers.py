@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplense.data import budget, parts, unpickle
+from deeplense.data import budget, parts, unpickle, weights
 from deeplense.data.archives import Member, is_archive
-from deeplense.data.arrays import as_found, as_image, read_npy
+from deeplense.data.arrays import as_found, as_image, read_npy, stacked
 from deeplense.data.budget import Unreadable, check_image
 from deeplense.data.columns import Named, found_in, in_memory, says_many
 from deeplense.data.found import Asked, Found
@@ -67,7 +67,23 @@ def unpacked(content: bytes) -> bytes:
 
 def _read_npy(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
     many = says_many(parts.stem(member.name).rsplit("/", 1)[-1])
-    yield from as_found(read_npy(unpacked(member.read())), asked.axes, many)
+    for found in as_found(read_npy(unpacked(member.read())), asked.axes, many):
+        yield _with_files(found, member, asked, read_npy)
+
+
+def _with_files(
+    found: Found | Unreadable, member: Member, asked: Asked, decode: Callable[[bytes], NDArray[Any]]
+) -> Found | Unreadable:
+    """With the mask and noise that lie in files beside it."""
+    names = weights.wanted(asked)
+    if not isinstance(found, Found) or not names:
+        return found
+    beside: dict[str, NDArray[Any] | None] = {}
+    for name in names:
+        files = (member.sibling(file) for file in weights.file_names(member.name, name))
+        content = next((content for content in files if content is not None), None)
+        beside[name] = None if content is None else decode(unpacked(content))
+    return weights.with_maps(found, beside, asked)
 
 
 def _read_npz(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
@@ -85,7 +101,8 @@ def _read_npz(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
         for entry in entries:
             with archive.open(entry) as file:  # no more than it declares, or its checksum is wrong
                 arrays.append((entry.filename.removesuffix(".npy"), file.read(entry.file_size + 1)))
-    yield from _of_arrays([(name, read_npy(array, "biufSU")) for name, array in arrays], asked)
+    named = [(name, stacked(read_npy(array, "biufSU"))) for name, array in arrays]
+    yield from _of_arrays(named, asked, member.name)
 
 
 def _read_pickle(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
@@ -93,16 +110,17 @@ def _read_pickle(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
         arrays = unpickle.load_named(unpacked(member.read()))
     except unpickle.Refused as error:
         raise Unreadable(str(error)) from error
-    yield from _of_arrays(list(arrays.items()), asked)
+    yield from _of_arrays(list(arrays.items()), asked, member.name)
 
 
-def _of_arrays(arrays: list[tuple[str, NDArray[Any]]], asked: Asked) -> Iterator[Found | Unreadable]:
-    """A single array is read as if it had a file of its own."""
+def _of_arrays(arrays: list[tuple[str, NDArray[Any]]], asked: Asked, file: str) -> Iterator[Found | Unreadable]:
+    """A single array is read as if it had a file of its own, or is what its file says."""
     if not arrays:
         raise Unreadable("it holds no array")
     if len(arrays) == 1 and not asked.images:
         ((name, array),) = arrays
-        yield from as_found(array, asked.axes, says_many(name))
+        many = says_many(name) or says_many(parts.stem(file).rsplit("/", 1)[-1])
+        yield from as_found(array, asked.axes, many)
         return
     yield from found_in([in_memory(name, array, many=False) for name, array in arrays], asked)
 
@@ -117,7 +135,8 @@ def _read_picture(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
         if picture.format == "JPEG" and content.count(b"\xff\xda") > MOST_SCANS:
             raise Unreadable(f"a JPEG of more than {MOST_SCANS} scans")
         if pages == 1:
-            yield Found(as_image(pixels_of(picture)))
+            notes = ("transparency left out",) * (picture.mode in ("LA", "RGBA"))
+            yield _with_files(Found(as_image(pixels_of(picture)), notes=notes), member, asked, _decoded)
             return
         shown = []
         for page in ImageSequence.Iterator(picture):
@@ -126,6 +145,14 @@ def _read_picture(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
     if len({page.shape for page in shown}) > 1:
         raise Unreadable("pages of different sizes; write a file each")
     yield from as_found(np.stack(shown), asked.axes)
+
+
+def _decoded(content: bytes) -> NDArray[Any]:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "TIFF")) as picture:
+        check_image((*picture.size, len(picture.getbands())))
+        return pixels_of(picture)
 
 
 def pixels_of(picture: Any) -> NDArray[Any]:
@@ -140,7 +167,8 @@ def _read_fits(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
 
     if parts.is_not_science_file(member.name):
         raise Unreadable("not a science image")
-    one = cutout(unpacked(member.read()), asked.bands)
+    content = unpacked(member.read())
+    one = cutout(content, asked.bands, weights.wanted(asked))
     if isinstance(one, list):
         yield from found_in(one, asked)
         return
@@ -151,12 +179,26 @@ def _read_fits(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
         if isinstance(level, list) or level.pixels.shape[-2:] != pixels.shape[-2:]:
             raise Unreadable("noise.fits beside it has another shape")
         pixels = np.where(level.pixels >= MASKED_NOISE, np.nan, pixels)
+    beside = {name: _beside(member, content, name) for name in weights.wanted(asked)}
     for found in as_found(pixels, asked.axes):
         if isinstance(found, Found):
             found = found._replace(
                 pixel_scale=one.pixel_scale, bands=one.bands, unit=one.unit, notes=(*one.notes, *found.notes)
             )
+            found = weights.with_maps(found, beside, asked)
         yield found
+
+
+def _beside(member: Member, content: bytes, name: str) -> NDArray[Any] | None:
+    """An extension of this name, or the image in a file beside it."""
+    from deeplense.data.cutouts import cutout, extension
+
+    array = extension(content, name)
+    for file in weights.file_names(member.name, name):
+        if array is None and (other := member.sibling(file)) is not None:
+            level = cutout(unpacked(other), ())
+            array = None if isinstance(level, list) else level.pixels
+    return array
 
 
 def _read_hdf5(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
@@ -167,9 +209,9 @@ def _read_hdf5(member: Member, asked: Asked) -> Iterator[Found | Unreadable]:
     opened = member.open()
     size = opened.stat().st_size if isinstance(opened, Path) else len(opened.getbuffer())
     with h5py.File(opened, "r") as file:
-        form = None if asked.images else systems.systems(file)
-        if form is not None:
-            yield from systems.found_in(form[1], size, asked)
+        forms = [] if asked.images else systems.systems(file)
+        if forms:
+            yield from systems.found_in(forms, size, asked)
         else:
             yield from found_in(list(hdf5.arrays(file, size)), asked)
 

@@ -32,6 +32,7 @@ class Record:
         at: byte of the scratch file where its pixels (C, H, W) begin.
         label: its class. own: whether that is more than a folder's name.
         split: that its folders name.
+        planes: how many of a noise map follow the pixels.
     """
 
     id: str
@@ -46,9 +47,11 @@ class Record:
     pixel_scale: float | None
     bands: tuple[str, ...]
     unit: str
+    planes: int = 0
 
     def pixels(self, scratch: BufferedRandom) -> NDArray[np.float32]:
-        image = np.empty(self.shape, dtype=np.float32)
+        """(C + planes, H, W)."""
+        image = np.empty((self.shape[0] + self.planes, *self.shape[1:]), dtype=np.float32)
         scratch.seek(self.at)
         scratch.readinto(image.data)
         return image
@@ -114,9 +117,11 @@ def read(source: Path, asked: Asked, classes: dict[str, str] | None, scratch: Bu
                 item.pixel_scale,
                 item.bands,
                 item.unit,
+                0 if item.noise is None else len(item.noise),
             )
         )
         at += scratch.write(item.image.tobytes())
+        at += scratch.write(b"" if item.noise is None else item.noise.tobytes())
     scratch.flush()
     return found
 

@@ -191,7 +191,9 @@ class Split(torch.utils.data.Dataset[Batch]):
         """
         names = self.manifest.maps
         if not names:
-            raise UserError(f"dataset '{self.manifest.name}' holds no truth maps; simulate it with --truth")
+            raise UserError(
+                f"dataset '{self.manifest.name}' holds no maps; simulate it with --truth, or import it with --noise"
+            )
         index = np.arange(len(self))[index]
         shard = self._shard(index)
         found = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ Table = dict[str, NDArray[Any]]
 
 LARGEST = 2**29  # bytes
 MOST_COLUMNS = 10_000
+DECIMAL = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 MISSING = ("", "nan", "none", "null", "n/a", "na", "--")
 
 
@@ -97,6 +99,8 @@ def _csv(path: Path) -> Table:
     uneven = next((k for k, row in enumerate(rows) if len(row) != len(names)), None)
     if uneven is not None:
         raise UserError(f"{path}: row {uneven} has {len(rows[uneven])} values, its first line {len(names)} names")
+    if sign == ";":  # as tables are written where the comma is a decimal point
+        rows[1:] = [[v.replace(",", ".") if DECIMAL.fullmatch(v.strip()) else v for v in row] for row in rows[1:]]
     columns = {name: _texts([row[k] for row in rows[1:]]) for k, name in enumerate(names)}
     found = {name: numbers(values) for name, values in columns.items()}
     # a number with zeros in front is a name

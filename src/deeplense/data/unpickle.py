@@ -56,7 +56,7 @@ def load_array(content: bytes, start: int = 0) -> NDArray[Any]:
     return _load(content, start, build)
 
 
-def load_named(content: bytes) -> dict[str, NDArray[Any]]:
+def load_named(content: bytes, start: int = 0) -> dict[str, NDArray[Any]]:
     """The arrays in a pickle of an array, of a list of them, or of a dictionary, also nested: `outer/inner`.
 
     Returns:
@@ -66,7 +66,7 @@ def load_named(content: bytes) -> dict[str, NDArray[Any]]:
     Raises:
         Refused: as `load_array` does.
     """
-    return _load(content, 0, lambda made, budget: dict(_named("", made, budget, NESTED)))
+    return _load(content, start, lambda made, budget: dict(_named("", made, budget, NESTED)))
 
 
 def _load(content: bytes, start: int, build: Callable[[Any, _Budget], Built]) -> Built:
@@ -102,6 +102,8 @@ def _named(path: str, made: Any, budget: _Budget, nested: int) -> Iterator[tuple
     elif isinstance(made, str):
         budget.spend(len(made))
         yield path, np.array(made, dtype=object)
+    elif isinstance(made, _Array) and (texts := made.texts()):
+        yield from _named(path, texts, budget, nested)
     elif isinstance(made, list | tuple) and made and all(isinstance(item, str) for item in made):
         budget.spend(steps=len(made))
         array = np.empty(len(made), dtype=object)
@@ -179,6 +181,12 @@ class _Array(_StandIn):
 
     def __setstate__(self, state: Any) -> None:
         self.state = tuple(state[-4:])
+
+    def texts(self) -> list[str]:
+        """Of a list of texts; empty where it is none."""
+        shape, dtype, _, raw = self.state
+        plain = dtype.dtype == object and isinstance(raw, list) and shape == (len(raw),)
+        return raw if plain and all(isinstance(item, str) for item in raw) else []
 
     def build(self, budget: _Budget, nested: int = 2) -> NDArray[Any]:
         shape, dtype, fortran, raw = self.state

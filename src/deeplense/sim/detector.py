@@ -81,6 +81,7 @@ def correlate(noise: Tensor, length: float) -> Tensor:
 
     A convolution with a Gaussian of σ = length/√2, Σ k = 1, as drizzling onto finer pixels does it (Fruchter & Hook
     2002; Casertano et al. 2000, appendix A): the noise of large areas stays, and that of a single pixel is smaller.
+    Photon noise varies over the image; where it does so slowly, it becomes what drizzling makes of it.
     Around the border the image repeats, so that the variance is the same in every pixel.
     """
     power = torch.ones(noise.shape[-2:], dtype=noise.dtype, device=noise.device)

@@ -83,6 +83,9 @@ class Draws:
         if s.lens_light_residual is not None:
             self._residual = Prior.parse(s.lens_light_residual, "simulation.lens_light_residual")
             check(s.lens_light is not None, "simulation.lens_light_residual", "there is no lens_light to subtract")
+        if s.selection is not None and s.selection.lens_magnitude is not None:
+            known = any(g.name == "lens_light" and "magnitude" in [*g.priors, *g.tied] for g in self.galaxies)
+            check(known, "simulation.selection.lens_magnitude", "there is no lens_light with a magnitude; leave it out")
         self._own_lens = [_own_lens(name, spec, self._lens) for name, spec in s.classes.items()]
         for name, of_class in zip(s.classes, self._own_lens, strict=True):
             where = f"simulation.classes.{name}.lens"

@@ -204,14 +204,14 @@ def _expose(
     detector = instrument.detector
     rate = image * np.float32(t)
     normal *= np.float32(spread)
-    if detector.correlation:
-        normal += poisson(np.full_like(rate, sky), generator) - np.float32(sky)
-        normal = correlate(torch.from_numpy(normal), detector.correlation).numpy()
-    elif sky:
-        rate += np.float32(sky)
-        normal -= np.float32(sky)
+    rate += np.float32(sky)
     electrons = poisson(rate, generator)
-    electrons += normal
+    if detector.correlation:  # a photon's charge is spread over several pixels, as the sky's is
+        normal += electrons - rate
+        electrons = rate - np.float32(sky) + correlate(torch.from_numpy(normal), detector.correlation).numpy()
+    else:
+        normal -= np.float32(sky)
+        electrons += normal
     if detector.cosmic_rays:
         electrons += detector.cosmic_rays.draw(generator, 1, *image.shape[-2:])
     if detector.bad_pixels:
@@ -243,11 +243,12 @@ def _expose_batch(
         )
     detector = instrument.detector
     image = image.clamp_min(0)  # what is interpolated, or comes from an FFT, can be below zero by a rounding
+    rate = image * t + sky
+    electrons = torch.poisson(rate, generator)
     if detector.correlation:
-        background = torch.poisson(torch.zeros_like(image) + sky, generator) - sky + spread * normal
-        electrons = torch.poisson(image * t, generator) + correlate(background, detector.correlation)
+        electrons = rate - sky + correlate(electrons - rate + spread * normal, detector.correlation)
     else:
-        electrons = torch.poisson(image * t + sky, generator) - sky + spread * normal
+        electrons = electrons - sky + spread * normal
     if detector.cosmic_rays:
         rays = rng.generator(seed, f"{stream}/cosmic_rays", int(scene.index[0]))
         tracks = detector.cosmic_rays.draw(rays, len(image), *image.shape[-2:])

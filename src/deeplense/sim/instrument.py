@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from deeplense.lensing.cosmology import ARCSEC
 from deeplense.sim.detector import NOTHING_MORE, Detector
+
+AB_JANSKY = 3631.0  # of magnitude 0
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class Instrument:
         assert self.zero_point is not None, "checked when the world is built"
         return 10 ** (-0.4 * (magnitude - self.zero_point))
 
+    def megajanskys(self, pixel_scale: float) -> float:
+        """MJy/sr of one electron a second and pixel."""
+        assert self.zero_point is not None, "checked when the world is built"
+        return float(10 ** (-0.4 * self.zero_point)) * AB_JANSKY * 1e-6 / (pixel_scale * ARCSEC) ** 2
+
     def sky_rate(self, pixel_scale: float) -> float:
         """Electrons a second and pixel of the sky."""
         if self.sky_brightness is None or self.zero_point is None:
@@ -92,6 +100,11 @@ NIRCAM = (
     "is the zero point of MJy/sr on pixels of 0.031 arcsec, -6.10 - 2.5 log10(PIXAR_SR) (NIRCam Absolute Flux "
     "Calibration and Zeropoints; lenstronomy 1.14.2 takes it for electrons), made e-/s by PHOTMJSR about {photmjsr} "
     "and 2.05 e-/DN, to 0.1 mag: the pre-launch table of STScI's Mirage gives {mirage} (detector A1, with 2.05 e-/DN)"
+)
+NIRCAM_LONG = (
+    "JWST NIRCam's long wavelengths as in COSMOS-Web, pixels of 0.063\" drizzled onto those of the short ones; read "
+    "noise, dark current and gain as in NIRCam Detector Performance (JWST user documentation): 13.25 e-, 0.034 e-/s, "
+    '1.82 e-/DN; PSF 0.092" as in lenstronomy 1.14.2, whose 26.49 is the zero point of MJy/sr'
 )
 NIRCAM_UNVERIFIED = (
     "PHOTMJSR and gain; read noise (NIRCam Detector Performance, there), of the difference of two reads, so "
@@ -196,9 +209,10 @@ INSTRUMENTS: dict[str, Instrument] = {
             "technical information of 2024 (github.com/spacetelescope/roman-technical-information) PSF (of the optics, "
             "8 times oversampled, with jitter: summary of PSF statistics) and minimum zodiacal light of 0.277, 0.267, "
             "0.244 e-/s a pixel in F106, F129, F158, with these zero points 22.96, 22.99, 23.11; read noise, there 5.6 "
-            "e- in all (median) and 13.8 e- for the difference of two reads, so that 8.5 is conservative",
-            unverified="zero point (Roman-STScI-000825, table 3) and 107 s in three dithers and two passes (wide area "
-            "survey, medium tier), as in lenstronomy 1.14.2",
+            "e- in all (median) and 13.8 e- for the difference of two reads, so that 8.5 is conservative; zero points "
+            "with the means of its 18 detectors as mejiro's data file has them: 26.35, 26.35, 26.37, from detector to "
+            "detector 0.04",
+            unverified="107 s in three dithers and two passes (wide area, medium tier), as in lenstronomy 1.14.2",
         )
         for band, zero_point, sky, fwhm in (
             ("F106", 26.35, 22.96, 0.087),
@@ -248,4 +262,20 @@ INSTRUMENTS: dict[str, Instrument] = {
             ("F150W", 28.0, 2.1, 27.90, 0.05),
         )
     },
+    "jwst_f277w": Instrument(
+        pixel_scale=0.031,
+        psf_fwhm=0.092,
+        psf_truncation=5,
+        exposure_time=257.0,
+        n_exposures=8,
+        zero_point=28.1,
+        sky_brightness=22.8,
+        read_noise=13.25,
+        dark_current=0.034,
+        detector_pixel=0.063,
+        bands=("F277W",),
+        source=NIRCAM_LONG,
+        unverified="zero point, of PHOTMJSR about 0.4, to 0.15 mag; sky, zodiacal light of 0.12 MJy/sr, as remembered; "
+        "read noise is of the difference of two reads, so conservative for a ramp; drizzling does not widen the PSF",
+    ),
 }

@@ -77,7 +77,7 @@ def observe(
     device: torch.device | str = "cpu",
     engine: str = "torch",
 ) -> Tensor:
-    """Noisy images of a scene, (B, C, H, W) float32 on the device."""
+    """Noisy images of a scene, (B, C, H, W) float32 on the device, in the recipe's unit."""
     s = world.simulation
     if engine == "lenstronomy":
         from deeplense.sim import reference  # its import takes seconds
@@ -91,6 +91,9 @@ def observe(
     noisy = image.add_noise(
         clean, scene.to(device, torch.float32), world.instruments, world.pixel_scale, s.noise, seed, stream
     )
+    if s.unit == "MJy/sr":
+        each = [i.megajanskys(world.pixel_scale) for i in world.instruments]
+        noisy = noisy * noisy.new_tensor(each)[:, None, None]
     if not s.scale_to_max:
         return noisy
     brightest = noisy.nan_to_num(0).amax((1, 2, 3), keepdim=True)

@@ -91,11 +91,14 @@ def look(drawn: Drawn, light: Light, instrument: Instrument, pixel_scale: float,
 
 
 def possible(drawn: Drawn, half_width: float, selection: Selection) -> NDArray[np.bool_]:
-    """(n,) lenses worth a look: large enough, and their outermost image, at about θ_E + β, in the field [arcsec]."""
+    """(n,) lenses worth a look: large and bright enough, their outermost image, at about θ_E + β, in the field [″]."""
     away = np.hypot(*(drawn[f"source.{k}"] - drawn[f"lens.{k}"] for k in ("center_x", "center_y")))
     aside = np.maximum(np.abs(drawn["lens.center_x"]), np.abs(drawn["lens.center_y"]))
     radius = drawn["lens.theta_E"]
-    return np.asarray((radius >= selection.theta_E) & (radius + away + aside <= half_width))
+    fine = (radius >= selection.theta_E) & (radius + away + aside <= half_width)
+    if selection.lens_magnitude is not None:
+        fine &= drawn["lens_light.magnitude"] <= selection.lens_magnitude
+    return np.asarray(fine)
 
 
 def chosen(view: View, selection: Selection) -> NDArray[np.bool_]:

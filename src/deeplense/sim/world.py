@@ -72,6 +72,7 @@ class World:
             wide = band.instrument.psf_fwhm / self.pixel_scale
             fine = band.kernels is not None or wide <= psf.WIDEST_PIXELS
             check(fine, psf.WHERE, f"the FWHM is {wide:.0f} pixels; at most {psf.WIDEST_PIXELS} are possible")
+        self._check_unit()
         self._draws = Draws(s, self._bands, self.pixel_scale)
         self.deflection_scale = self._deflection_scale()
         check(bool(s.lens_light or not s.lens_envelope), "simulation.lens_envelope", "there is no lens_light within it")
@@ -265,6 +266,14 @@ class World:
         check(s.z_source_convention > z_lens, where, f"{s.z_source_convention} is not beyond z_lens ({z_lens})")
         here, there = (cosmology.distances(z_lens, z, *PYHALO) for z in (z_source, s.z_source_convention))
         return float((here.D_ls / here.D_s) / (there.D_ls / there.D_s))
+
+    def _check_unit(self) -> None:
+        s, where = self.simulation, "simulation.unit"
+        if s.unit != "electron/s":
+            check(s.noise != "triple", where, "noise: triple counts electrons; leave one of them out")
+            check(not s.scale_to_max, where, "scale_to_max has no unit; leave one of them out")
+            known = all(i.zero_point is not None for i in self.instruments)
+            check(known, where, f"an instrument has no zero point, and so no {s.unit}; leave it out")
 
     def _truths(self) -> list[Truth]:
         found = self._draws.truths()
