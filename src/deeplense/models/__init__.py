@@ -25,12 +25,22 @@ from deeplense.errors import UserError
 from deeplense.models.bounded import check_numbers
 from deeplense.models.compact import Compact
 from deeplense.models.context import Context
+from deeplense.models.depthwise import Depthwise
+from deeplense.models.equivariant import Equivariant
+from deeplense.models.graph import Graph
 from deeplense.models.heads import HeadSpec, build_head
 from deeplense.models.network import Network
+from deeplense.models.physics_informed import PhysicsInformed
 
 __all__ = ["MODELS", "Context", "Network", "build_network", "build_trunk", "probe"]
 
-MODELS: dict[str, Any] = {"compact": Compact}
+MODELS: dict[str, Any] = {
+    "compact": Compact,
+    "depthwise": Depthwise,
+    "equivariant": Equivariant,
+    "graph": Graph,
+    "physics_informed": PhysicsInformed,
+}
 
 # what model.kwargs may not hold: where the recipe says it, or else only what loads files or gives no tensor
 SAID_ELSEWHERE = {
