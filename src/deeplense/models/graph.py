@@ -46,12 +46,11 @@ class _Block(nn.Module):
     def __init__(self, width: int, k: int, rate: float) -> None:
         super().__init__()
         self.k = k
-        self.near = nn.Linear(width, width // 2)
         self.message, self.mix = _Node(2 * width, 2 * width, width), _Node(width, 2 * width, width)
         self.drop_path = drop_path(rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        chosen = neighbours(nn.functional.normalize(self.near(x), dim=-1), self.k)
+        chosen = neighbours(nn.functional.normalize(x, dim=-1), self.k)
         relative = (gather(x, chosen) - x[:, :, None]).amax(2)
         x = x + self.drop_path(self.message(torch.cat([x, relative], -1)))
         return x + self.drop_path(self.mix(x))  # type: ignore[no-any-return]
