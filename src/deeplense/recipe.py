@@ -241,15 +241,21 @@ class Training:
     freeze: Literal["none", "trunk"] = "none"  # what keeps the weights of `init`
     trunk_lr: Annotated[float, Range(0, 1000)] = 1.0  # the trunk's learning rate over that of the heads
     balance: Literal["none", "weights", "sampler"] = "none"  # of classes: weighed in the loss, or shown equally often
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: str = "adamw"  # adamw, sgd, or any of timm.optim: lamb, muon, lion, adopt, ...
+    sam: Annotated[float, Range(0, 10)] = 0.0  # radius of sharpness-aware steps, which cost two passes; 0: off
+    accumulate: Annotated[int, Range(1, 10_000)] = 1  # batches of a step
     lr: Annotated[float, Range(0, math.inf, "()")] = 1e-3
     weight_decay: Annotated[float, Range(0, 1000)] = 0.05
     momentum: Share = 0.9
-    schedule: Literal["constant", "one_cycle", "cyclic", "cosine_restarts", "plateau"] = "one_cycle"
+    schedule: Literal[
+        "constant", "one_cycle", "cyclic", "cosine_restarts", "plateau", "warmup_stable_decay"
+    ] = "one_cycle"
     warmup: Share = 0.1  # share of the steps
+    decay: Share = 0.2  # of warmup_stable_decay: share of the steps, at the end
     cycle_epochs: Annotated[int, Range(1, 100_000)] = 4  # of cyclic and cosine_restarts
     label_smoothing: Share = 0.0
     ema_decay: Share = 0.0  # of the averaged weights, which rises to it from 0; 0: off
+    swa: Share = 0.0  # in place of it, the plain mean of the weights over this share of the steps, at the end
     clip_norm: Annotated[float, Range(0, 1e9)] = 1.0  # 0: off
     precision: Literal["auto", "32", "bf16"] = "auto"
     patience: Annotated[int, Range(0, 100_000)] = 0  # epochs without a better validation loss before stopping; 0: never

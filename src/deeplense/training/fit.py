@@ -203,6 +203,7 @@ def _trainer(
         precision=precision[training.precision],
         max_epochs=training.epochs,
         gradient_clip_val=training.clip_norm or None,
+        accumulate_grad_batches=training.accumulate,
         logger=TensorBoardLogger(out, name="", version="log"),
         callbacks=[keeper],
         default_root_dir=out,
