@@ -196,10 +196,11 @@ class Preprocess:
 
     crop: Pixels | None = None  # centre crop, pixels
     size: Pixels | None = None  # resize by area, pixels
-    stretch: Literal["asinh", "log", "none"] = "asinh"
-    # of the stretch, in image units; the training images' noise when not given
-    scale: Annotated[float, Range(0, 1e30, "(]")] | None = None
-    normalise: Literal["per_set", "per_image", "none"] = "per_set"
+    subtract: Literal["none", "radial"] = "none"  # radial: the mean of each ring about the centre, as a lens galaxy has
+    stretch: Literal["asinh", "log", "sqrt", "power", "none"] = "asinh"
+    # of the stretch, in image units; the training images' noise when not given; per_image: each image's own noise
+    scale: Annotated[float, Range(0, 1e30, "(]")] | Literal["per_image"] | None = None
+    normalise: Literal["per_set", "per_image", "min_max", "none"] = "per_set"
 
 
 @dataclass
@@ -207,10 +208,17 @@ class Augment:
     """Random symmetries of the training images; positions, angles and ellipticities move with them."""
 
     d4: bool = True  # the eight exact symmetries of the square
+    cycle: bool = False  # each image shows its eight faces in turn, epoch by epoch, in place of one at random
     # largest shift, pixels, interpolated; a source's place is then known but for shear times shift
     shift: Annotated[float, Range(0, 8192)] = 0.0
     rotate: Annotated[float, Range(0, 360)] = 0.0  # largest rotation, degrees
     scalars: list[str] = field(default_factory=list)  # parameters of imported data that no symmetry changes
+    # of the raw images, before the pre-processing; each drawn between 0 and the largest given
+    noise: Annotated[float, Range(0, 100)] = 0.0  # more of it, in units of the image's own
+    blur: Annotated[float, Range(0, 20)] = 0.0  # by a Gaussian of that standard deviation, pixels; noise as well
+    gradient: Annotated[float, Range(0, 1000)] = 0.0  # of the background, at the border, in units of the noise
+    cosmic_rays: Annotated[float, Range(0, 100)] = 0.0  # mean number of tracks
+    mask: Share = 0.0  # share of the image that a rectangle hides
 
 
 @dataclass
@@ -247,13 +255,16 @@ class Training:
     lr: Annotated[float, Range(0, math.inf, "()")] = 1e-3
     weight_decay: Annotated[float, Range(0, 1000)] = 0.05
     momentum: Share = 0.9
-    schedule: Literal[
-        "constant", "one_cycle", "cyclic", "cosine_restarts", "plateau", "warmup_stable_decay"
-    ] = "one_cycle"
+    schedule: Literal["constant", "one_cycle", "cyclic", "cosine_restarts", "plateau", "warmup_stable_decay"] = (
+        "one_cycle"
+    )
     warmup: Share = 0.1  # share of the steps
     decay: Share = 0.2  # of warmup_stable_decay: share of the steps, at the end
     cycle_epochs: Annotated[int, Range(1, 100_000)] = 4  # of cyclic and cosine_restarts
     label_smoothing: Share = 0.0
+    # images mixed in pairs, and their losses; the share is drawn from Beta(a, a)
+    mixup: Annotated[float, Range(0, 100)] = 0.0
+    cutmix: Annotated[float, Range(0, 100)] = 0.0  # by rectangles
     ema_decay: Share = 0.0  # of the averaged weights, which rises to it from 0; 0: off
     swa: Share = 0.0  # in place of it, the plain mean of the weights over this share of the steps, at the end
     clip_norm: Annotated[float, Range(0, 1e9)] = 1.0  # 0: off

@@ -90,7 +90,7 @@ def test_optimisers_that_are_not_there_are_refused_in_one_line(name: str, says: 
 
 
 def test_sharpness_aware_steps_want_one_batch() -> None:
-    with pytest.raises(UserError, match="leave training.accumulate at 1"):
+    with pytest.raises(UserError, match=r"leave training\.accumulate at 1"):
         make_optimizer(Network(nn.Linear(2, 2), {}), nn.Module(), Training(sam=0.05, accumulate=2))
 
 

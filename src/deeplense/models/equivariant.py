@@ -153,9 +153,11 @@ class Equivariant(nn.Module):
         if kernel % 2 == 0:
             raise ValueError(f"kernel is {kernel}; it must be odd")
         size = max(image_size)
-        self.stem = nn.Sequential(_Lift(in_chans, widths[0], size, stem_stride), _Norm(widths[0]), nn.ReLU(inplace=True))
+        lift = _Lift(in_chans, widths[0], size, stem_stride)
+        self.stem = nn.Sequential(lift, _Norm(widths[0]), nn.ReLU(inplace=True))
         size = (size + 1) // 2 if stem_stride == 2 else size
-        last, blocks = max(sum(depths) - 1, 1), []
+        blocks: list[nn.Module] = []
+        last = max(sum(depths) - 1, 1)
         for (n_in, n_out), depth in zip(pairwise([widths[0], *widths]), depths, strict=True):
             for i in range(depth):
                 halve: nn.Module = nn.Identity()

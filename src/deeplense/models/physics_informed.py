@@ -84,7 +84,7 @@ class PhysicsInformed(nn.Module):
     def propose(self, images: Tensor) -> Tensor:
         """(B, 7): log θ_E, e1, e2, γ1, γ2, center_x, center_y; angles in units of the image's half width."""
         free = torch.tanh(self.encoder(images))
-        return self.first + free * free.new_tensor([1.2, 0.5, 0.5, 0.25, 0.25, 0.3, 0.3])  # type: ignore[no-any-return]
+        return self.first + free * free.new_tensor([1.2, 0.5, 0.5, 0.25, 0.25, 0.3, 0.3])
 
     def trace(self, lens: Tensor) -> tuple[Tensor, Tensor]:
         """Where the pixels lie in the source plane: (B, H W) twice, in units of the image's half width."""

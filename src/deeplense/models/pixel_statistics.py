@@ -92,7 +92,8 @@ def _halved(x: Tensor, dim: int) -> Tensor:
     """Means of neighbours; of an odd number of pixels, of three that share one, so that both ends are alike."""
     n = x.shape[dim]
     if n % 2:
-        return functional.avg_pool2d(x, *(((3, 1), (2, 1), (1, 0)) if dim == 2 else ((1, 3), (1, 2), (0, 1))), False, False)
+        kernel, stride, padding = ((3, 1), (2, 1), (1, 0)) if dim == 2 else ((1, 3), (1, 2), (0, 1))
+        return functional.avg_pool2d(x, kernel, stride, padding, count_include_pad=False)
     at = (slice(None),) * dim
     return 0.5 * (x[(*at, slice(0, None, 2))] + x[(*at, slice(1, None, 2))])
 

@@ -1,7 +1,8 @@
 """The average of a network's weights over the course of training (Polyak), which generalises better than the last ones.
 
 The decay rises from 0 with the steps (timm's `ModelEmaV3`), so that early epochs are not an average with the random
-start; or the average is the plain mean of the last steps (Izmailov et al. 2018, arXiv:1803.05407). Running statistics of batch norms do not average well: they are estimated anew before each validation.
+start; or the average is the plain mean of the last steps (Izmailov et al. 2018, arXiv:1803.05407). Running statistics
+of batch norms do not average well: they are estimated anew before each validation.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from deeplense import recipe
 from deeplense.models.network import Network
 
 
-class LastSteps(ModelEmaV3):
+class LastSteps(ModelEmaV3):  # type: ignore[misc]
     """The mean of the weights after step `first`, the network itself until then."""
 
     def __init__(self, network: Network, share: float) -> None:

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 
 from deeplense import rng
 from deeplense.data.augment import Augmenter
+from deeplense.data.disturb import DISTURBANCES, disturbed
 from deeplense.data.schema import Batch
 from deeplense.data.transforms import Preprocessor
 from deeplense.errors import UserError
@@ -129,10 +130,12 @@ class LensModule(pl.LightningModule):
     def _augmented(self, batch: Batch, source: str, *key: int) -> Batch:
         stream = "augment" if source == self.objective.sources[0] else f"augment/{source}"
         generator = rng.torch_generator(self.recipe.seed, stream, *key, 0)
+        if any(getattr(self.recipe.augment, name) for name in DISTURBANCES):
+            apart = rng.torch_generator(self.recipe.seed, f"disturb/{source}", *key, self.global_rank)
+            batch = batch._replace(image=disturbed(batch.image, self.recipe.augment, apart))
         batch = batch._replace(image=self.inputs(batch))
-        return self.augment(
-            batch, generator, self.global_rank, self.trainer.world_size, self.recipe.training.batch_size
-        )
+        whole, world_size = self.recipe.training.batch_size, self.trainer.world_size
+        return self.augment(batch, generator, self.global_rank, world_size, whole, self.current_epoch)
 
     def on_train_epoch_start(self) -> None:
         if self.recipe.training.freeze == "trunk":

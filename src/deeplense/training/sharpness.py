@@ -21,7 +21,7 @@ class SharpnessAware(Optimizer):
         self.param_groups, self.state, self.defaults = inner.param_groups, inner.state, inner.defaults
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         if closure is None:
             raise ValueError("a sharpness-aware step computes the loss twice: give a closure")
         loss = self._computed(closure)

@@ -43,7 +43,8 @@ class Posterior(Distribution):
         base, log_det = self.flow.transform.call_and_ladj(z)
         scaled = base / self.temperature
         log_normal = -0.5 * (scaled * scaled + math.log(2 * math.pi)) - self.temperature.log()
-        return log_normal.sum(-1) + log_det + log_slope.sum(-1)
+        total: Tensor = log_normal.sum(-1) + log_det + log_slope.sum(-1)
+        return total
 
     def at(self, base: Tensor) -> Tensor:
         """(S, B, T) targets where base numbers (S, T) go."""

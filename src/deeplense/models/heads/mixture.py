@@ -32,7 +32,7 @@ class MixtureHead(NormalHead):
 
     def _parts_of(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, PARTS) logits, locations, scales."""
-        weight, location, scale = self._of_targets(raw).unflatten(2, (3, PARTS)).unbind(2)
+        weight, location, scale = self._of_targets(raw).reshape(-1, self.n_truths, 3, PARTS).unbind(2)
         mean, width = self.mean[:, None], self.width[:, None]
         location = mean + width * self.reach * torch.tanh(location / self.reach)
         scale = width * self.temperature[:, None] * (1e-3 + functional.softplus(scale).clamp(max=30.0))
@@ -56,5 +56,3 @@ class MixtureHead(NormalHead):
 
 def _normal_cdf(z: Tensor) -> Tensor:
     return 0.5 * torch.erfc(-z / 2**0.5)
-
-
