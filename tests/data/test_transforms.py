@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deeplense.data.resample import resample_matrix
 from deeplense.data.schema import ImageInfo
-from deeplense.data.stretches import STRETCHES, asinh
+from deeplense.data.stretches import INVERSES, STRETCHES, asinh
 from deeplense.data.transforms import Preprocessor, noise_of
 from deeplense.errors import UserError
 from deeplense.recipe import Preprocess
@@ -235,8 +235,10 @@ def test_stretches_rise_and_leave_small_pixels_alone(name: str) -> None:
     assert (y.diff() > 0).all()
     small = torch.tensor([1e-3, 1e-2])
     assert torch.allclose(STRETCHES[name](small), small, rtol=0.02)
+    assert torch.allclose(INVERSES[name](y), x, rtol=1e-3)
     if name != "log":
         assert torch.allclose(STRETCHES[name](-x), -y)
+        assert torch.allclose(INVERSES[name](-y), -x, rtol=1e-3)
     known = {"sqrt": 2 * (101**0.5 - 1), "power": 4 * (101**0.25 - 1), "log": np.log(101), "asinh": np.arcsinh(100)}
     if name in known:
         assert float(STRETCHES[name](torch.tensor(100.0))) == pytest.approx(known[name], rel=1e-5)

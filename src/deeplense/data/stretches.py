@@ -1,6 +1,7 @@
 """Stretches: bright pixels closer together. Each is odd (but `log`), of slope 1 at 0, and exports as it is.
 
-To add one: a function here of pixels in units of the scale, and a line in `STRETCHES` and in `recipe.Preprocess`.
+To add one: a function here of pixels in units of the scale and its inverse, a line each in `STRETCHES` and `INVERSES`,
+and its name in `recipe.Preprocess`.
 """
 
 from __future__ import annotations
@@ -44,10 +45,25 @@ def power(x: Tensor) -> Tensor:
     return x.sign() * ((1 + x.abs()) ** POWER - 1) / POWER
 
 
+def _unsqrt(y: Tensor) -> Tensor:
+    return y.sign() * ((0.5 * y.abs() + 1) ** 2 - 1)
+
+
+def _unpower(y: Tensor) -> Tensor:
+    return y.sign() * ((POWER * y.abs() + 1) ** (1 / POWER) - 1)
+
+
 STRETCHES: dict[str, Callable[[Tensor], Tensor]] = {
     "asinh": asinh,
     "log": log,
     "sqrt": sqrt,
     "power": power,
     "none": lambda x: x,
+}
+INVERSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "asinh": torch.sinh,
+    "log": torch.expm1,
+    "sqrt": _unsqrt,
+    "power": _unpower,
+    "none": lambda y: y,
 }

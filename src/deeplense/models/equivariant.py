@@ -94,7 +94,7 @@ class _Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        return self.norm(x.view(b, c // ORDER, ORDER * h, w)).view(b, c, h, w)  # type: ignore[no-any-return]
+        return self.norm(x.reshape(b, c // ORDER, ORDER * h, w)).reshape(b, c, h, w)  # type: ignore[no-any-return]
 
 
 class _Halve(nn.Module):
@@ -170,9 +170,10 @@ class Equivariant(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, num_features)."""
-        x = self.blocks(self.stem(x))
+        # channels last would copy what the norms take together
+        x = self.blocks(self.stem(x.contiguous()))
         b, c, h, w = x.shape
-        return self.dropout(x.view(b, c // ORDER, ORDER * h * w).mean(2))  # type: ignore[no-any-return]
+        return self.dropout(x.reshape(b, c // ORDER, ORDER * h * w).mean(2))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_features(x)

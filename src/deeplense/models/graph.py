@@ -22,7 +22,7 @@ def neighbours(x: Tensor, k: int) -> Tensor:
 
 def gather(x: Tensor, chosen: Tensor) -> Tensor:
     """(B, N, D) at (B, …) -> (B, …, D)."""
-    first = torch.arange(len(x), device=x.device) * x.shape[1]
+    first = torch.arange(x.shape[0], device=x.device) * x.shape[1]
     # whole rows, of which an embedding knows the fastest way back
     return nn.functional.embedding(chosen + first.view(-1, *[1] * (chosen.ndim - 1)), x.flatten(0, 1))
 

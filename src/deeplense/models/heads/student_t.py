@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.polynomial import chebyshev
 from scipy import special
 from torch import Tensor
-from torch.distributions import StudentT as TorchStudentT
+from torch.distributions import Distribution
 from torch.nn import functional
 
 from deeplense.models.heads.normal import QUANTILES, NormalHead
@@ -16,8 +18,26 @@ LEAST, MOST = 2.1, 100.0  # degrees of freedom: a variance exists; beyond, it is
 DEGREE = 12
 
 
-class StudentT(TorchStudentT):
-    """With a cumulative function."""
+class StudentT(Distribution):
+    """Of more than two degrees of freedom; torch's own checks its numbers in a way that no exporter follows."""
+
+    def __init__(self, df: Tensor, loc: Tensor, scale: Tensor) -> None:
+        self.df, self.loc, self.scale = df, loc, scale
+        super().__init__(batch_shape=loc.shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale * self.scale * self.df / (self.df - 2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        z = (value - self.loc) / self.scale
+        half = 0.5 * (self.df + 1)
+        norm = torch.lgamma(half) - torch.lgamma(0.5 * self.df) - 0.5 * torch.log(math.pi * self.df)
+        return norm - self.scale.log() - half * torch.log1p(z * z / self.df)
 
     def cdf(self, value: Tensor) -> Tensor:
         z = ((value - self.loc) / self.scale).double().cpu()
@@ -34,7 +54,7 @@ class StudentTHead(NormalHead):
 
     def distribution(self, raw: Tensor) -> StudentT:
         location, scale = self._parameters_of(raw)
-        return StudentT(self._freedom(raw), location, scale, validate_args=False)
+        return StudentT(self._freedom(raw), location, scale)
 
     def _quantiles(self, raw: Tensor) -> dict[str, Tensor]:
         location, scale = self._parameters_of(raw)
