@@ -195,7 +195,7 @@ class Preprocess:
     """From raw pixels to the network's input; fitted on the training split alone."""
 
     crop: Pixels | None = None  # centre crop, pixels
-    size: Pixels | None = None  # resize by area, pixels
+    size: Pixels | Literal["auto"] | None = None  # resize by area, pixels; auto: only where the network wants it
     subtract: Literal["none", "radial"] = "none"  # radial: the mean of each ring about the centre, as a lens galaxy has
     stretch: Literal["asinh", "log", "sqrt", "power", "none"] = "asinh"
     # of the stretch, in image units; the training images' noise when not given; per_image: each image's own noise
@@ -229,7 +229,8 @@ class Model:
     dropout: Share = 0.0
     drop_path: Share = 0.0
     # 1 keeps the resolution of small images in networks that would halve it
-    stem_stride: Annotated[int, Range(1, 2)] | None = None
+    # auto: 1 where the last map would be tiny; of a transformer, smaller patches instead
+    stem_stride: Annotated[int, Range(1, 2)] | Literal["auto"] | None = None
     pretrained: bool = False
     kwargs: dict[str, Any] = field(default_factory=dict)
 

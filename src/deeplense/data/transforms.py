@@ -63,6 +63,8 @@ class Preprocessor(nn.Module):
                 )
             self._corner = (height - config.crop) // 2, (width - config.crop) // 2
             height = width = config.crop
+        if config.size == "auto":
+            raise UserError("preprocess.size is auto, which training settles; give a number")
         self._resize = config.size is not None and (height, width) != (config.size, config.size)
         if config.size is not None and self._resize:
             if config.size < 1:
