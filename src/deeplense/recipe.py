@@ -243,6 +243,8 @@ class Training:
     batch_size: Annotated[int, Range(2, 65536)] = 64
     steps_per_epoch: Count = 100  # only when data come straight from the simulator
     val_images: Count = 512  # likewise
+    # likewise: epochs that show the same scenes with new noise, where the simulator is slower than the network
+    reuse: Annotated[int, Range(1, 1000)] = 1
     objective: Literal["supervised"] = "supervised"
     # name -> dataset or sim: what the objective wants beside --data
     sources: dict[str, str] = field(default_factory=dict)
