@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -37,20 +38,26 @@ COLUMNS = 3
 
 def main(out: str = "docs/figures/augmentations.png") -> None:
     world = World(config.load_recipe("realistic/euclid").simulation)
-    images = observe_block(world, 3, "augmentations", 0, 8).images
+    images = observe_block(world, 5, "augmentations", 0, 8).images
     batch = Batch(images, torch.zeros(8, dtype=torch.long), torch.empty(8, 0), torch.arange(8))
     torch.manual_seed(1)
     rows = {name: _augmented(batch, c) for name, c in SHOWN.items()}
     rows["training.mixup=1"], rows["training.cutmix=1"] = (mixed(batch, *a).images for a in ((1.0, 0.0), (0.0, 1.0)))
-    figure = Figure(figsize=(9.6, 7.6), layout="constrained")
+    figure = Figure(figsize=(9.6, 5.0), layout="constrained")
     axes = figure.subplots(4, 3 * COLUMNS, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     scale = float(images.std())
+    cmap = matplotlib.colormaps["magma"].with_extremes(bad="#9CA3AF")
+
+    def stretched(image: torch.Tensor) -> np.ndarray:
+        return np.arcsinh(image.numpy() / scale * 5)
+
     for k, (name, changed) in enumerate(rows.items()):
         for j in range(COLUMNS):
             ax = axes[k // 3, COLUMNS * (k % 3) + j]
-            ax.imshow(np.arcsinh(changed[j, 0].numpy() / scale * 5), cmap="magma", origin="lower")
+            limits = stretched(images[j, 0].amin()), stretched(images[j, 0].amax())
+            ax.imshow(stretched(changed[j, 0]), vmin=limits[0], vmax=limits[1], cmap=cmap, origin="lower")
             if j == 1:
                 ax.set_title(name, fontsize=9)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
