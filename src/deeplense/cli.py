@@ -81,6 +81,11 @@ VERBS = {
         "deeplense tune quickstart --data runs/data --out runs/study --trials 12",
         ("recipe", "overrides*"),
     ),
+    "leaderboard": Verb(
+        "deeplense.leaderboard:leaderboard",
+        "deeplense leaderboard board.yaml --out runs/board",
+        ("board",),
+    ),
     "evaluate": Verb(
         "deeplense.evaluation.report:evaluate",
         "deeplense evaluate runs/first/bundle.safetensors --data runs/data --out runs/report",

@@ -198,11 +198,12 @@ class Preprocess:
     """From raw pixels to the network's input; fitted on the training split alone."""
 
     crop: Pixels | None = None  # centre crop, pixels
-    size: Pixels | None = None  # resize by area, pixels
-    stretch: Literal["asinh", "log", "none"] = "asinh"
-    # of the stretch, in image units; the training images' noise when not given
-    scale: Annotated[float, Range(0, 1e30, "(]")] | None = None
-    normalise: Literal["per_set", "per_image", "none"] = "per_set"
+    size: Pixels | Literal["auto"] | None = None  # resize by area, pixels; auto: only where the network wants it
+    subtract: Literal["none", "radial"] = "none"  # radial: the mean of each ring about the centre, as a lens galaxy has
+    stretch: Literal["asinh", "log", "sqrt", "power", "none"] = "asinh"
+    # of the stretch, in image units; the training images' noise when not given; per_image: each image's own noise
+    scale: Annotated[float, Range(0, 1e30, "(]")] | Literal["per_image"] | None = None
+    normalise: Literal["per_set", "per_image", "min_max", "none"] = "per_set"
 
 
 @dataclass
@@ -210,10 +211,17 @@ class Augment:
     """Random symmetries of the training images; positions, angles and ellipticities move with them."""
 
     d4: bool = True  # the eight exact symmetries of the square
+    cycle: bool = False  # each image shows its eight faces in turn, epoch by epoch, in place of one at random
     # largest shift, pixels, interpolated; a source's place is then known but for shear times shift
     shift: Annotated[float, Range(0, 8192)] = 0.0
     rotate: Annotated[float, Range(0, 360)] = 0.0  # largest rotation, degrees
     scalars: list[str] = field(default_factory=list)  # parameters of imported data that no symmetry changes
+    # of the raw images, before the pre-processing; each drawn between 0 and the largest given
+    noise: Annotated[float, Range(0, 100)] = 0.0  # more of it, in units of the image's own
+    blur: Annotated[float, Range(0, 20)] = 0.0  # by a Gaussian of that standard deviation, pixels; noise as well
+    gradient: Annotated[float, Range(0, 1000)] = 0.0  # of the background, at the border, in units of the noise
+    cosmic_rays: Annotated[float, Range(0, 100)] = 0.0  # mean number of tracks
+    mask: Share = 0.0  # share of the image that a rectangle hides
 
 
 @dataclass
@@ -224,7 +232,8 @@ class Model:
     dropout: Share = 0.0
     drop_path: Share = 0.0
     # 1 keeps the resolution of small images in networks that would halve it
-    stem_stride: Annotated[int, Range(1, 2)] | None = None
+    # auto: 1 where the last map would be tiny; of a transformer, smaller patches instead
+    stem_stride: Annotated[int, Range(1, 2)] | Literal["auto"] | None = None
     pretrained: bool = False
     kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -237,6 +246,8 @@ class Training:
     batch_size: Annotated[int, Range(2, 65536)] = 64
     steps_per_epoch: Count = 100  # only when data come straight from the simulator
     val_images: Count = 512  # likewise
+    # likewise: epochs that show the same scenes with new noise, where the simulator is slower than the network
+    reuse: Annotated[int, Range(1, 1000)] = 1
     objective: Literal["supervised"] = "supervised"
     # name -> dataset or sim: what the objective wants beside --data
     sources: dict[str, str] = field(default_factory=dict)
@@ -244,15 +255,24 @@ class Training:
     freeze: Literal["none", "trunk"] = "none"  # what keeps the weights of `init`
     trunk_lr: Annotated[float, Range(0, 1000)] = 1.0  # the trunk's learning rate over that of the heads
     balance: Literal["none", "weights", "sampler"] = "none"  # of classes: weighed in the loss, or shown equally often
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: str = "adamw"  # adamw, sgd, or any of timm.optim: lamb, muon, lion, adopt, ...
+    sam: Annotated[float, Range(0, 10)] = 0.0  # radius of sharpness-aware steps, which cost two passes; 0: off
+    accumulate: Annotated[int, Range(1, 10_000)] = 1  # batches of a step
     lr: Annotated[float, Range(0, math.inf, "()")] = 1e-3
     weight_decay: Annotated[float, Range(0, 1000)] = 0.05
     momentum: Share = 0.9
-    schedule: Literal["constant", "one_cycle", "cyclic", "cosine_restarts", "plateau"] = "one_cycle"
+    schedule: Literal["constant", "one_cycle", "cyclic", "cosine_restarts", "plateau", "warmup_stable_decay"] = (
+        "one_cycle"
+    )
     warmup: Share = 0.1  # share of the steps
+    decay: Share = 0.2  # of warmup_stable_decay: share of the steps, at the end
     cycle_epochs: Annotated[int, Range(1, 100_000)] = 4  # of cyclic and cosine_restarts
     label_smoothing: Share = 0.0
+    # images mixed in pairs, and their losses; the share is drawn from Beta(a, a)
+    mixup: Annotated[float, Range(0, 100)] = 0.0
+    cutmix: Annotated[float, Range(0, 100)] = 0.0  # by rectangles
     ema_decay: Share = 0.0  # of the averaged weights, which rises to it from 0; 0: off
+    swa: Share = 0.0  # in place of it, the plain mean of the weights over this share of the steps, at the end
     clip_norm: Annotated[float, Range(0, 1e9)] = 1.0  # 0: off
     precision: Literal["auto", "32", "bf16"] = "auto"
     patience: Annotated[int, Range(0, 100_000)] = 0  # epochs without a better validation loss before stopping; 0: never

@@ -20,7 +20,7 @@ from deeplense.data.simulated import Kept, SimLoader, SimStream
 from deeplense.data.store import Split, validate
 from deeplense.errors import UserError
 from deeplense.recipe import Recipe, Simulation
-from deeplense.sim.observe import observe
+from deeplense.sim.observe import expose
 from deeplense.sim.scene import Scene
 from deeplense.sim.world import World
 from deeplense.training.feed import make_feed
@@ -70,11 +70,11 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """(stream, number) of every image that is rendered from now on."""
     seen: list[tuple[str, int]] = []
 
-    def noted(world: World, scene: Scene, seed: int, name: str, *rest: Any) -> torch.Tensor:
+    def noted(world: World, clean: torch.Tensor, scene: Scene, seed: int, name: str) -> torch.Tensor:
         seen.extend((name, int(k)) for k in scene.index)
-        return observe(world, scene, seed, name, *rest)
+        return expose(world, clean, scene, seed, name)
 
-    monkeypatch.setattr(simulated, "observe", noted)
+    monkeypatch.setattr(simulated, "expose", noted)
     return seen
 
 
@@ -106,6 +106,32 @@ def test_seed_stream_and_epoch_name_the_images(recipe: Recipe) -> None:
     others: list[dict[str, Any]] = [{"seed": 4}, {"name": "val"}, {"epoch": 1}]
     for other in others:
         assert not seen & hashes(loader(recipe.simulation, **other))
+
+
+def test_scenes_that_are_used_again_have_other_noise(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = [joined(loader(recipe.simulation, epoch)) for epoch in (0, 1)]
+    source = stream(recipe.simulation, reuse=3)
+    drawn: list[int] = []
+    scenes = World.scenes
+
+    def noted(world: World, seed: int, name: str, block: int) -> list[Scene]:
+        drawn.append(block)
+        return scenes(world, seed, name, block)
+
+    monkeypatch.setattr(World, "scenes", noted)
+    epochs = [joined(source.batches(Share(epoch, 400))) for epoch in range(4)]
+    assert torch.equal(epochs[0].image, once[0].image)
+    assert torch.equal(epochs[3].image, once[1].image)
+    for again in epochs[1:3]:
+        assert torch.equal(again.params.nan_to_num(), epochs[0].params.nan_to_num())
+        assert torch.equal(again.id, epochs[0].id)
+        difference = again.image - epochs[0].image
+        assert not (difference == 0).flatten(1).all(1).any()
+        # two exposures differ by the noise of both: far less than two scenes do
+        assert difference.square().mean() < 0.1 * (epochs[0].image - epochs[3].image).square().mean()
+    assert len(drawn) == 2 * len(set(drawn))
+    resumed = joined(stream(recipe.simulation, reuse=3).batches(Share(2, 400)))
+    assert torch.equal(resumed.image, epochs[2].image)
 
 
 def test_a_resumed_run_sees_what_it_would_have_seen(recipe: Recipe) -> None:

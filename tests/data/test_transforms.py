@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from deeplense.data.resample import resample_matrix
 from deeplense.data.schema import ImageInfo
-from deeplense.data.transforms import Preprocessor, asinh
+from deeplense.data.stretches import INVERSES, STRETCHES, asinh
+from deeplense.data.transforms import Preprocessor, noise_of
 from deeplense.errors import UserError
 from deeplense.recipe import Preprocess
 
@@ -225,3 +226,46 @@ def test_onnx_gives_the_same_for_any_batch(tmp_path: Path) -> None:
     images[0, 0, 9, 9] = torch.nan
     (out,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     assert np.allclose(out, made(images).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", STRETCHES)
+def test_stretches_rise_and_leave_small_pixels_alone(name: str) -> None:
+    x = torch.linspace(0, 1e4, 1001)
+    y = STRETCHES[name](x)
+    assert (y.diff() > 0).all()
+    small = torch.tensor([1e-3, 1e-2])
+    assert torch.allclose(STRETCHES[name](small), small, rtol=0.02)
+    assert torch.allclose(INVERSES[name](y), x, rtol=1e-3)
+    if name != "log":
+        assert torch.allclose(STRETCHES[name](-x), -y)
+        assert torch.allclose(INVERSES[name](-y), -x, rtol=1e-3)
+    known = {"sqrt": 2 * (101**0.5 - 1), "power": 4 * (101**0.25 - 1), "log": np.log(101), "asinh": np.arcsinh(100)}
+    if name in known:
+        assert float(STRETCHES[name](torch.tensor(100.0))) == pytest.approx(known[name], rel=1e-5)
+
+
+def test_the_noise_of_an_image_is_measured_beside_its_light() -> None:
+    images = _images(20, channels=2, size=60, noise=2.0)
+    assert torch.allclose(noise_of(images), torch.tensor(2.0), rtol=0.25)
+    assert noise_of(torch.randn(5, 1, 100, 100) * 3).flatten().tolist() == pytest.approx([3.0] * 5, rel=0.05)
+    scaled = Preprocessor(Preprocess(scale="per_image", stretch="none", normalise="none"), ImageInfo(2, 60, 60))
+    assert torch.allclose(scaled(images), scaled(1000 * images), rtol=1e-4)
+
+
+def test_a_round_galaxy_is_subtracted_and_an_arc_is_not() -> None:
+    y, x = torch.meshgrid(*2 * [torch.arange(41) - 20.0], indexing="ij")
+    galaxy = 100 * torch.exp(-torch.hypot(x, y) / 6)
+    arc = 20 * torch.exp(-(((x - 10) ** 2 + y**2) / 8))
+    subtracted = Preprocessor(Preprocess(subtract="radial", stretch="none", normalise="none"), ImageInfo(1, 41, 41))
+    left = subtracted((galaxy + arc)[None, None])[0, 0]
+    assert float(subtracted(galaxy[None, None]).abs().max()) < 12  # of 100, in the cusp
+    assert float(left[20, 30]) == pytest.approx(20, rel=0.15)
+    turned = subtracted((galaxy + arc).rot90()[None, None])[0, 0]
+    assert torch.allclose(turned, left.rot90(), atol=1e-3)
+
+
+def test_min_max_fills_the_range() -> None:
+    made = Preprocessor.fit(Preprocess(normalise="min_max"), INFO, [_images()])
+    out = made(_images())
+    assert torch.allclose(out.amax((1, 2, 3)), torch.ones(50), atol=1e-5)
+    assert torch.allclose(out.amin((1, 2, 3)), -torch.ones(50), atol=1e-5)

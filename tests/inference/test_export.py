@@ -12,17 +12,20 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from small import small_bundle
 
 from deeplense import recipe
 from deeplense.answers import Prediction
 from deeplense.bundle import Bundle, load
+from deeplense.data.schema import ImageInfo
 from deeplense.data.store import Dataset
 from deeplense.data.transforms import Preprocessor
 from deeplense.errors import UserError
 from deeplense.inference.export import export, graph, parity
 from deeplense.inference.runtime import OnnxBundle
 from deeplense.models import Context, build_network
-from deeplense.models.heads import HeadSpec, Target
+from deeplense.models.heads import HEADS, HeadSpec, Target
+from deeplense.models.heads.base import Truths
 from deeplense.models.out_of_distribution import OutOfDistribution
 from deeplense.models.pixel_statistics import PixelStatistics
 
@@ -126,7 +129,40 @@ def test_narrow_far_and_wide_numbers_agree_too(tiny_dataset: Path, tmp_path: Pat
         np.testing.assert_allclose(theirs, ours.numpy(), atol=2e-5)
 
 
-@pytest.mark.parametrize("stretch", ["asinh", "log", "none"])
+@pytest.mark.parametrize("name", ["graph", "physics_informed"])
+def test_every_network_leaves_as_it_is(name: str) -> None:
+    bundle = small_bundle(recipe.Recipe(model=recipe.Model(name)), image=ImageInfo(1, 20, 20))
+    model = graph._trace(bundle.network.trunk, (torch.zeros(2, 1, 20, 20),), ["x"], ["features"], bundle)
+    x = torch.randn(3, 1, 20, 20)
+    (found,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, bundle.network.features(x).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["student_t", "mixture", "flow"])
+def test_every_posterior_leaves_as_it_is(kind: str) -> None:
+    targets = [Target("a", "", -23.0, 0.6, -24.0, -22.0)]
+    torch.manual_seed(0)
+    head = HEADS[kind](4, kind, Truths([], targets, [0])).eval()
+
+    class Said(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = head
+
+        def forward(self, raw: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(v for each in head.outputs(raw).values() for v in each.values())
+
+    raw, bundle = 3 * torch.randn(5, head.n_out), small_bundle(recipe.Recipe())
+    names = [f"out_{k}" for k in range(4)]
+    model = graph._trace(Said(), (raw[:2],), ["raw"], names, bundle)
+    found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"raw": raw.numpy()})
+    with torch.no_grad():
+        for theirs, ours in zip(found, Said()(raw), strict=True):
+            np.testing.assert_allclose(theirs, ours.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("stretch", ["asinh", "log", "sqrt", "power", "none"])
 def test_random_images_look_like_training_images_to_the_network(stretch: Any, tiny_dataset: Path) -> None:
     dataset = Dataset(tiny_dataset)
     config = recipe.Preprocess(stretch=stretch)

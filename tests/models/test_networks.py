@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import types
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from lenstronomy.LensModel.lens_model import LensModel
 from torch import nn
 
 from deeplense.allow import allowed
@@ -15,6 +18,8 @@ from deeplense.data.schema import ImageInfo
 from deeplense.data.transforms import Preprocessor
 from deeplense.errors import UserError
 from deeplense.models import MODELS, Context, build_trunk, probe
+from deeplense.models.graph import neighbours
+from deeplense.models.physics_informed import PhysicsInformed
 from deeplense.recipe import Model, Preprocess
 
 TIMM = ["resnet18", "efficientnet_b0", "mobilenetv4_conv_small", "vit_tiny_patch16_224", "convnext_atto"]
@@ -42,9 +47,76 @@ def test_contract(name: str, channels: int) -> None:
         assert torch.allclose(trunk(x)[:1], trunk.forward_features(x[:1]), atol=1e-4)
 
 
+def _awake(trunk: Any) -> Any:
+    """Norms that do something, where blocks start as their shortcuts."""
+    torch.manual_seed(0)
+    for p in trunk.parameters():
+        if p.ndim == 1:
+            nn.init.normal_(p, std=0.5)
+    return trunk.eval()
+
+
+@pytest.mark.parametrize("size", [32, 33, 50])
+@pytest.mark.parametrize("stem_stride", [None, 1])
+def test_equivariant_features_do_not_change_with_the_image(size: int, stem_stride: int | None) -> None:
+    network = _awake(build(Model("equivariant", stem_stride=stem_stride), (2, size, size)))
+    x = torch.randn(3, 2, size, size)
+    with torch.no_grad():
+        features = network(x)
+        for k in range(8):
+            image = torch.rot90(x if k < 4 else x.flip(3), k % 4, (2, 3))
+            assert torch.allclose(network(image), features, atol=1e-5 * float(features.abs().max()))
+        assert not torch.allclose(network(x.roll(5, 3)), features, rtol=1e-3)
+
+
+def test_the_source_of_a_perfect_proposal_explains_the_image() -> None:
+    network = build(Model("physics_informed"), (1, 64, 64))
+    assert isinstance(network, PhysicsInformed)
+    lens = torch.tensor([[math.log(0.5), 0.1, -0.05, 0.03, 0.02, 0.05, -0.02]])
+
+    def left_over(proposal: torch.Tensor) -> float:
+        x, y = network.trace(lens)
+        image = torch.exp(-((x - 0.06) ** 2 + (y + 0.03) ** 2) / (2 * 0.08**2)).view(1, 1, 64, 64)
+        _, again = network.reconstruct(image, *network.trace(proposal))
+        return float((image - again).square().sum() / image.square().sum())
+
+    assert left_over(lens) < 0.02
+    wrong = lens.clone()
+    wrong[0, 0] -= 0.1
+    assert left_over(wrong) > 3 * left_over(lens)
+
+
+def test_tracing_is_the_lens_equation_of_lenstronomy() -> None:
+    network = build(Model("physics_informed"), (1, 20, 24))
+    assert isinstance(network, PhysicsInformed)
+    lens = torch.tensor([[math.log(0.5), 0.1, -0.05, 0.03, 0.02, 0.05, -0.02]])
+    x, y = (c[0].double().numpy() for c in (network.x, network.y))
+    theirs = LensModel(["SIE", "SHEAR"])
+    sie = {"theta_E": 0.5, "e1": 0.1, "e2": -0.05, "center_x": 0.05, "center_y": -0.02}
+    shear = {"gamma1": 0.03, "gamma2": 0.02, "ra_0": 0.05, "dec_0": -0.02}
+    beta_x, beta_y = theirs.ray_shooting(x, y, [sie, shear])
+    ours = [c[0].double().numpy() for c in network.trace(lens)]
+    np.testing.assert_allclose(ours[0], beta_x - 0.05, atol=1e-5)
+    np.testing.assert_allclose(ours[1], beta_y + 0.02, atol=1e-5)
+    # the pixels lie half a width apart, from one edge to the other of the longer side
+    np.testing.assert_allclose(np.diff(x[:24]), 1 / 12, atol=1e-6)
+    assert x.min() == pytest.approx(-1 + 1 / 24)
+
+
+def test_neighbours_are_the_nearest() -> None:
+    points = torch.randn(2, 30, 3)
+    found = neighbours(points, 4)
+    assert (found[:, :, 0] == torch.arange(30)).all()
+    nearest = torch.cdist(points, points).topk(4, largest=False).indices
+    assert (found.sort(-1).values == nearest.sort(-1).values).all()
+    with pytest.raises(UserError, match="fewer than k = 9"):
+        build(Model("graph"), (1, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["compact", "depthwise"])
 @pytest.mark.parametrize("size", [(16, 16), (150, 150), (33, 47)])
-def test_compact_takes_any_size_and_is_small(size: tuple[int, int]) -> None:
-    network = build(Model("compact"), (1, *size))
+def test_compact_takes_any_size_and_is_small(name: str, size: tuple[int, int]) -> None:
+    network = build(Model(name), (1, *size))
     assert sum(p.numel() for p in network.parameters()) < 1_000_000
 
 

@@ -301,31 +301,6 @@ def test_a_class_may_have_a_macro_lens_of_its_own() -> None:
         world(**base, classes={"cdm": cdm | {"lens": {"mass": 1e12}}})
 
 
-def test_images_in_megajansky_per_steradian_hold_each_bands_flux_density() -> None:
-    """Of a galaxy of 20 mag, one magnitude brighter in the second band, which has another zero point."""
-    bands = {"F129": {"instrument": "roman_f129"}, "F158": {"instrument": "roman_f158"}}
-    source = {"magnitude": 20.0, "R_sersic": 0.1, "n_sersic": 1.0, "colours": {"F129-F158": 1.0}}
-    alone = {"no_sub": {"population": "none"}}
-    w = world(bands, source, noise="none", lens=EMPTY, classes=alone, unit="MJy/sr")
-    janskys = images(w, 1).double().sum((2, 3))[0] * 1e6 * (0.11 / 206264.806) ** 2
-    np.testing.assert_allclose(janskys, [3631e-8, 3631e-8 * 10**0.4], rtol=1e-2)
-    tree = config.load_recipe({"simulation": {"unit": "MJy/sr"}})
-    assert manifest(tree, w, []).image.unit == "MJy/sr"
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        ({"noise": "triple"}, "counts electrons"),
-        ({"scale_to_max": True}, "has no unit"),
-        ({"instrument": "gaussian_toy"}, "no zero point"),
-    ],
-)
-def test_a_unit_that_cannot_be_is_refused(change: dict[str, Any], match: str) -> None:
-    with pytest.raises(UserError, match=f"simulation.unit: .*{match}"):
-        world({}, **change, unit="MJy/sr")
-
-
 def test_images_divided_by_their_maximum() -> None:
     plain, scaled = images(world(LSST)), images(world(LSST, scale_to_max=True))
     torch.testing.assert_close(scaled, plain.clamp_min(0) / plain.amax((1, 2, 3), keepdim=True))

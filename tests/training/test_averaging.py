@@ -8,7 +8,8 @@ from torch import nn
 
 from deeplense.data.store import Dataset
 from deeplense.models.network import Network
-from deeplense.training.averaging import averaged, estimate_statistics
+from deeplense.recipe import Training
+from deeplense.training.averaging import LastSteps, averaged, estimate_statistics
 from deeplense.training.fit import train
 
 
@@ -30,7 +31,8 @@ def test_statistics_are_those_of_the_images_and_nothing_else_moves() -> None:
 
 def test_the_average_starts_as_the_network_itself_and_slows_down() -> None:
     network = Network(nn.Linear(1, 1), {})
-    average = averaged(network, 0.99)
+    average = averaged(network, Training(ema_decay=0.99))
+    assert average is not None
     with torch.no_grad():
         for step in range(1, 400):
             network.trunk.weight.fill_(float(step))
@@ -38,6 +40,20 @@ def test_the_average_starts_as_the_network_itself_and_slows_down() -> None:
             lag = step - average.module.trunk.weight.item()
             assert lag <= (0 if step <= 1 else step / 2)
     assert average.get_decay(10) < 0.9 < average.get_decay(200) <= average.get_decay(10**6) == 0.99
+
+
+def test_the_mean_of_the_last_steps_is_their_mean() -> None:
+    network = Network(nn.Linear(1, 1), {})
+    average = averaged(network, Training(swa=0.25, ema_decay=0.9))
+    assert isinstance(average, LastSteps)
+    average.begin(40)
+    with torch.no_grad():
+        for step in range(1, 41):
+            network.trunk.weight.fill_(float(step))
+            average.update(network, step)
+            if step <= 30:
+                assert average.module.trunk.weight.item() == step
+    assert average.module.trunk.weight.item() == pytest.approx(35.5)
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.99])

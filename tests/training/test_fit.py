@@ -82,11 +82,21 @@ def test_regression_with_a_bounded_prior(tiny_dataset: Path, tmp_path: Path) -> 
         _train(tiny_dataset, tmp_path / "other", "task.kind=regress")
 
 
-@pytest.mark.parametrize("schedule", ["one_cycle", "plateau", "cosine_restarts", "cyclic"])
-def test_resumed_equals_uninterrupted(tiny_dataset: Path, tmp_path: Path, schedule: str) -> None:
+@pytest.mark.parametrize(
+    ("schedule", "policy"),
+    [
+        ("one_cycle", []),
+        ("plateau", ["training.accumulate=2", "training.optimizer=lamb"]),
+        ("cosine_restarts", ["training.swa=0.6"]),
+        ("cyclic", []),
+        ("warmup_stable_decay", ["training.sam=0.05", "training.optimizer=muon"]),
+    ],
+)
+def test_resumed_equals_uninterrupted(tiny_dataset: Path, tmp_path: Path, schedule: str, policy: list[str]) -> None:
     options = [
         "training.epochs=4",
         f"training.schedule={schedule}",
+        *policy,
         "model.dropout=0.2",
         "model.drop_path=0.2",
         "training.ema_decay=0.8",

@@ -7,9 +7,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from deeplense.errors import UserError
+from deeplense.models.network import Network
 from deeplense.recipe import Training
-from deeplense.training.optim import OPTIMIZERS, parameter_groups
+from deeplense.training.optim import OPTIMIZERS, make_optimizer, parameter_groups
 from deeplense.training.schedules import SCHEDULES
+from deeplense.training.sharpness import SharpnessAware
 
 STEPS = 10
 
@@ -52,6 +55,62 @@ def test_shapes() -> None:
     cyclic = _rates("cyclic")
     assert cyclic[10] == pytest.approx(1.0)
     assert cyclic[30] == pytest.approx(0.52, abs=0.01)
+
+
+def test_warmup_stable_decay_is_its_formula() -> None:
+    rates = _rates("warmup_stable_decay", warmup=0.1, decay=0.25)
+    assert rates[:8] == pytest.approx([k / 8 for k in range(1, 9)])
+    assert rates[8:61] == pytest.approx([1.0] * 53)
+    assert rates[65] == pytest.approx(1 - (5 / 20) ** 0.5)
+    assert rates[79] < 0.03
+
+
+@pytest.mark.parametrize("name", ["lamb", "lion", "muon", "adopt", "nadamw"])
+def test_optimisers_of_timm_go_downhill(name: str) -> None:
+    torch.manual_seed(0)
+    network = Network(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1)), {})
+    optimizer = make_optimizer(network, nn.Module(), Training(optimizer=name, lr=0.01))
+    x = torch.randn(64, 6)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = (network.trunk(x)[:, 0] - x[:, 0]).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(("name", "says"), [("adamv", "did you mean adam"), ("fusedlamb", "cannot be made")])
+def test_optimisers_that_are_not_there_are_refused_in_one_line(name: str, says: str) -> None:
+    network = Network(nn.Linear(2, 2), {})
+    with pytest.raises(UserError, match=says) as caught:
+        make_optimizer(network, nn.Module(), Training(optimizer=name))
+    assert "\n" not in str(caught.value)
+
+
+def test_sharpness_aware_steps_want_one_batch() -> None:
+    with pytest.raises(UserError, match=r"leave training\.accumulate at 1"):
+        make_optimizer(Network(nn.Linear(2, 2), {}), nn.Module(), Training(sam=0.05, accumulate=2))
+
+
+def test_sharpness_aware_steps_take_the_gradient_uphill() -> None:
+    weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+    optimizer = SharpnessAware(torch.optim.SGD([weight], lr=0.1), radius=0.5)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (weight**4).sum()
+        loss.backward()
+        return loss
+
+    gradient = 4 * weight.detach() ** 3
+    there = weight.detach() + 0.5 * gradient / gradient.norm()
+    expected = weight.detach() - 0.1 * 4 * there**3
+    assert optimizer.step(closure).item() == pytest.approx(17.0)
+    assert torch.allclose(weight.detach(), expected)
+    with pytest.raises(ValueError, match="give a closure"):
+        optimizer.step()
 
 
 def test_plateau_lowers_when_nothing_improves() -> None:

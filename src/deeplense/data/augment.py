@@ -57,6 +57,7 @@ class Augmenter:
         rank: int = 0,
         world_size: int = 1,
         whole: int | None = None,
+        epoch: int | None = None,
     ) -> Batch:
         """The same shapes. Images that are not square get the four flips only.
 
@@ -64,12 +65,16 @@ class Augmenter:
             rank, world_size: the batch is this process's share, rows rank, rank + world_size, …, of one whose images
                 are turned alike on any number of processes.
             whole: images that such a batch has at most; as many for each process when not given.
+            epoch: that of the training, for faces that are shown in turn.
         """
         n = len(batch.image) * world_size if whole is None else whole
         mine = torch.arange(rank, n, world_size)[: len(batch.image)]
         motion = Motion(torch.eye(2).expand(len(batch.image), 2, 2), torch.zeros(len(batch.image), 2))
         if self.config.d4:
-            coins = (torch.rand((3, n), generator=generator, device=generator.device) < 0.5)[:, mine]
+            if self.config.cycle and epoch is not None:
+                coins = _face(batch.id, epoch)
+            else:
+                coins = (torch.rand((3, n), generator=generator, device=generator.device) < 0.5)[:, mine]
             images, matrix = _symmetry(batch.image, coins.to(batch.image.device))
             batch, motion = batch._replace(image=images), Motion(matrix, motion.shift)
         if self.config.shift or self.config.rotate:
@@ -97,6 +102,15 @@ class Augmenter:
         step = self.view.pixel_scale if self.config.shift else 0.0
         shift = -step * self.config.shift * (back @ draw[1:].double().T[:, :, None])[:, :, 0]
         return images, Motion(back, shift)
+
+
+def _face(ids: Tensor, epoch: int) -> Tensor:
+    """(3, B) coins: eight epochs show all eight faces of an image, in an order of its own."""
+    # the odd factor scatters ids that follow one another
+    start = (ids.long() * 0x9E3779B1) >> 16
+    stride = 2 * ((start >> 3) % 4) + 1
+    face = (start + stride * epoch) % 8
+    return torch.stack([face & 1 > 0, face & 2 > 0, face & 4 > 0])
 
 
 def _symmetry(images: Tensor, coins: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,17 @@ from deeplense.data.ahead import Share, Source
 from deeplense.data.generate import manifest
 from deeplense.data.schema import Batch
 from deeplense.errors import UserError
-from deeplense.sim.observe import observe
+from deeplense.sim.observe import expose, rendered
 from deeplense.sim.scene import Scene
 from deeplense.sim.world import World
+
+
+class Drawn(NamedTuple):
+    """Of a block: the truth of all its images, and at some rows the noiseless ones."""
+
+    truth: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    parts: list[tuple[Tensor, Tensor, Scene]]
 
 
 class SimStream:
@@ -34,6 +42,7 @@ class SimStream:
     Args:
         simulation: the world. name: of the stream, e.g. "train"; another one never shares an image.
         batch_size: over all processes together.
+        reuse: epochs that show the same scenes, each with noise of its own; their noiseless images are kept in memory.
         targets: parameters; an image can be used when it has a value of any. All can when none is given.
         device: where the images are made, and stay.
 
@@ -52,10 +61,12 @@ class SimStream:
         batch_size: int,
         targets: Sequence[str] = (),
         device: torch.device | str = "cpu",
+        reuse: int = 1,
     ) -> None:
         self.world = World(simulation)
         self.seed, self.name, self.batch_size, self.device = seed, name, batch_size, device
-        self.targets = list(targets)
+        self.targets, self.reuse = list(targets), reuse
+        self._kept: dict[tuple[str, int], Drawn] = {}  # by stream and block
         self.manifest = manifest(
             recipe.Recipe(name="on the fly", seed=seed, splits={}, simulation=simulation), self.world, []
         )
@@ -63,7 +74,7 @@ class SimStream:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a world is made again more quickly than sent
-        made = (self.world.simulation, self.seed, self.name, self.batch_size, self.targets, self.device)
+        made = (self.world.simulation, self.seed, self.name, self.batch_size, self.targets, self.device, self.reuse)
         return SimStream, made
 
     def close(self) -> None:
@@ -72,7 +83,7 @@ class SimStream:
     def another(self, **changes: Any) -> SimStream:
         """Another stream of the same world: one with another name, batch size or device."""
         made = copy.copy(self)
-        vars(made).update(changes)
+        vars(made).update({"_kept": {}} | changes)
         return made
 
     def batches(self, share: Share) -> Iterator[Batch]:
@@ -89,16 +100,17 @@ class SimStream:
 
     def _blocks(self, share: Share) -> Iterator[Batch]:
         """The images of a share, block by block."""
-        stream, start = f"{self.name}/{share.epoch}", share.start * self.batch_size
+        pool, again = divmod(share.epoch, self.reuse)
+        stream, start = f"{self.name}/{pool}", share.start * self.batch_size
+        self._kept = {key: kept for key, kept in self._kept.items() if key[0] == stream}
         seen = 0  # usable images of the blocks before
         for block in itertools.count():
             if not self.columns and seen + rng.BLOCK <= start:
                 seen += rng.BLOCK
                 continue
-            scenes = self.world.scenes(self.seed, stream, block)
-            truth = np.empty((rng.BLOCK, len(self.manifest.parameters)))
-            for scene in scenes:
-                truth[_places(scene)] = self.world.truth_row(scene)
+            kept = self._kept.get((stream, block))
+            scenes = [] if kept else self.world.scenes(self.seed, stream, block)
+            truth = kept.truth if kept else self._truth(scenes)
             known = np.isfinite(truth[:, self.columns]).any(1)
             usable = np.flatnonzero(known) if self.columns else np.arange(rng.BLOCK)
             if not seen and not len(usable):
@@ -108,20 +120,35 @@ class SimStream:
             rows = usable[mine & (start <= number) & (number < share.images)]
             seen += len(usable)
             if len(rows):
-                images = self._observe(scenes, rows, stream)
+                if kept is None or not np.array_equal(kept.rows, rows):
+                    scenes = scenes or self.world.scenes(self.seed, stream, block)
+                    kept = Drawn(truth, rows, [part for scene in scenes for part in self._rendered(scene, rows)])
+                    if self.reuse > 1:
+                        self._kept[stream, block] = kept
+                images = self._exposed(kept, f"{stream}/again {again}" if again else stream)
                 labels = self.world.labels(self.seed, stream, block)[rows]
                 rest = labels, truth[rows].astype(np.float32), block * rng.BLOCK + rows
                 yield Batch(images, *(torch.from_numpy(column) for column in rest))
 
-    def _observe(self, scenes: list[Scene], rows: NDArray[np.int64], stream: str) -> Tensor:
-        """The images at some rows of a block."""
-        images = torch.empty((len(rows), *self.image), device=self.device)
+    def _truth(self, scenes: list[Scene]) -> NDArray[np.float64]:
+        truth = np.empty((rng.BLOCK, len(self.manifest.parameters)))
         for scene in scenes:
-            wanted = np.flatnonzero(np.isin(_places(scene), rows))
-            if len(wanted):
-                at = torch.from_numpy(np.searchsorted(rows, _places(scene)[wanted])).to(self.device)
-                images[at] = observe(self.world, scene[torch.from_numpy(wanted)], self.seed, stream, self.device)
+            truth[_places(scene)] = self.world.truth_row(scene)
+        return truth
+
+    def _exposed(self, drawn: Drawn, stream: str) -> Tensor:
+        images = torch.empty((len(drawn.rows), *self.image), device=self.device)
+        for at, clean, scene in drawn.parts:
+            images[at.to(self.device)] = expose(self.world, clean, scene, self.seed, stream)
         return images
+
+    def _rendered(self, scene: Scene, rows: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor, Scene]]:
+        """Where a scene's images stand among those at some rows of a block, without noise, and what exposes them."""
+        wanted = np.flatnonzero(np.isin(_places(scene), rows))
+        if len(wanted):
+            at = torch.from_numpy(np.searchsorted(rows, _places(scene)[wanted]))
+            some = scene[torch.from_numpy(wanted)]
+            yield at, rendered(self.world, some, self.device), some.exposed_only()
 
     @property
     def image(self) -> tuple[int, int, int]:

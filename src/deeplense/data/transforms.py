@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from deeplense import recipe
 from deeplense.data.resample import resample_matrix
 from deeplense.data.schema import ImageInfo
+from deeplense.data.stretches import STRETCHES
 from deeplense.errors import UserError
 
 PART = 64  # images looked at together
@@ -49,6 +50,7 @@ class Preprocessor(nn.Module):
     std: Tensor
     rows: Tensor
     columns: Tensor
+    rings: Tensor
 
     def __init__(self, config: recipe.Preprocess, image: ImageInfo) -> None:
         super().__init__()
@@ -61,6 +63,8 @@ class Preprocessor(nn.Module):
                 )
             self._corner = (height - config.crop) // 2, (width - config.crop) // 2
             height = width = config.crop
+        if config.size == "auto":
+            raise UserError("preprocess.size is auto, which training settles; give a number")
         self._resize = config.size is not None and (height, width) != (config.size, config.size)
         if config.size is not None and self._resize:
             if config.size < 1:
@@ -75,7 +79,10 @@ class Preprocessor(nn.Module):
             height = width = config.size
         self.output_shape = (image.channels, height, width)
         self.view = self._view(image)
-        for name, value in {"sky": 0.0, "scale": config.scale or 1.0, "mean": 0.0, "std": 1.0}.items():
+        if config.subtract == "radial":
+            self.register_buffer("rings", _rings(height, width), persistent=False)
+        scale = config.scale if isinstance(config.scale, float | int) else 1.0
+        for name, value in {"sky": 0.0, "scale": scale, "mean": 0.0, "std": 1.0}.items():
             self.register_buffer(name, torch.full((image.channels, 1, 1), value))
 
     @classmethod
@@ -122,6 +129,9 @@ class Preprocessor(nn.Module):
         if self.config.normalise == "per_image":
             x = x - x.mean((1, 2, 3), keepdim=True)
             return x / (x.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-6)
+        if self.config.normalise == "min_max":
+            x = x - x.amin((1, 2, 3), keepdim=True)
+            return 2 * x / (x.amax((1, 2, 3), keepdim=True) + 1e-6) - 1
         return x
 
     def _geometry(self, x: Tensor) -> Tensor:
@@ -129,14 +139,35 @@ class Preprocessor(nn.Module):
         if self.config.crop is not None:
             top, left = self._corner
             x = x[:, :, top : top + self.config.crop, left : left + self.config.crop]
-        return self.rows @ x @ self.columns if self._resize else x
+        if self._resize:
+            x = self.rows @ x @ self.columns
+        if self.config.subtract == "radial":
+            x = x - (x.flatten(2) @ self.rings @ (self.rings > 0).to(x).T).view_as(x)
+        return x
 
     def _stretch(self, x: Tensor) -> Tensor:
-        if self.config.stretch == "asinh":
-            return asinh(x / self.scale)
-        if self.config.stretch == "log":
-            return torch.log1p(x.clamp(min=0) / self.scale)
-        return x
+        if self.config.scale == "per_image":
+            return STRETCHES[self.config.stretch](x / noise_of(x))
+        return x if self.config.stretch == "none" else STRETCHES[self.config.stretch](x / self.scale)
+
+
+def noise_of(x: Tensor) -> Tensor:
+    """(B, C, 1, 1) standard deviation of white noise in images (B, C, H, W), never 0.
+
+    The geometric mean of differences of differences, which the few pixels that have light hardly move; of a standard
+    normal number's absolute value it is e^(−(γ + ln 2)/2) = .53.
+    """
+    twice = x.diff(dim=2).diff(dim=3).abs()
+    least = 1e-3 * twice.mean((2, 3), keepdim=True) + 1e-12  # of what has no logarithm
+    return torch.log(twice + least).mean((2, 3), keepdim=True).exp() * (0.5 / 0.5298)
+
+
+def _rings(height: int, width: int) -> Tensor:
+    """(H W, R) weights that average over rings one pixel wide about the centre."""
+    y, x = torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2
+    inside = nn.functional.one_hot(torch.hypot(y[:, None], x[None]).round().long().flatten()).float()
+    inside = inside[:, inside.sum(0) > 0]
+    return inside / inside.sum(0)
 
 
 def _gather(parts: Iterable[tuple[Tensor, Tensor | None]], room: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -187,19 +218,3 @@ def _spread(row: NDArray[np.float32]) -> np.float32:
     row -= row.mean()
     row *= row
     return np.float32(np.sqrt(row.mean()))
-
-
-def asinh(x: Tensor) -> Tensor:
-    """Inverse hyperbolic sine in single precision, about three times as fast as `torch.asinh`.
-
-    For 10⁻⁴ < |x|, log(1 + u) with u = |x| + x²/(1 + √(1 + x²)) and the digits that 1 + u lost given back (Goldberg
-    1991, doi:10.1145/103162.103163, theorem 4); below, x itself, which is right to x²/6. Within 2e-7 of the truth up
-    to half of the largest number; from there on it is constant. Plain arithmetic, so that an exported graph does the
-    same, and with a finite gradient everywhere.
-    """
-    a = x.abs().clamp(5e-5, 1.7e38)
-    s = a.clamp(max=1e9)  # its square stays finite
-    u = a + a * (s / (1 + torch.sqrt(1 + s * s)))
-    w = 1 + u
-    y = torch.log(w) * (u / (w - 1))
-    return torch.where(x.abs() < 1e-4, x, x.sign() * y)

@@ -25,12 +25,25 @@ from deeplense.errors import UserError
 from deeplense.models.bounded import check_numbers
 from deeplense.models.compact import Compact
 from deeplense.models.context import Context
+from deeplense.models.depthwise import Depthwise
+from deeplense.models.equivariant import Equivariant
+from deeplense.models.fitting import nearest_size
+from deeplense.models.graph import Graph
 from deeplense.models.heads import HeadSpec, build_head
 from deeplense.models.network import Network
+from deeplense.models.physics_informed import PhysicsInformed
 
 __all__ = ["MODELS", "Context", "Network", "build_network", "build_trunk", "probe"]
 
-MODELS: dict[str, Any] = {"compact": Compact}
+MODELS: dict[str, Any] = {
+    "compact": Compact,
+    "depthwise": Depthwise,
+    "equivariant": Equivariant,
+    "graph": Graph,
+    "physics_informed": PhysicsInformed,
+}
+
+RESIZE = "change preprocess.size"  # how the message about a size that does not fit ends
 
 # what model.kwargs may not hold: where the recipe says it, or else only what loads files or gives no tensor
 SAID_ELSEWHERE = {
@@ -61,9 +74,16 @@ def build_network(
     Raises:
         UserError: no such network (nearest named), arguments it does not take, or images too small for it.
     """
-    trunk = build_trunk(config_, context)
-    if probed:
-        probe(trunk, config_.name, context.preprocess.output_shape)
+    try:
+        trunk = build_trunk(config_, context)
+        if probed:
+            probe(trunk, config_.name, context.preprocess.output_shape)
+    except UserError as error:
+        if RESIZE not in str(error) or not probed:
+            raise
+        size = nearest_size(config_, context.preprocess.config, context.image)
+        hint = RESIZE if size is None else f"preprocess.size={size} fits, and auto finds it"
+        raise UserError(str(error).replace(RESIZE, hint)) from error
     num_features: Any = trunk.num_features
     heads = {s.name: build_head(s, num_features, classes, context.parameters) for s in specs}
     return Network(trunk, heads, {s.name: s.weight for s in specs})
@@ -82,7 +102,7 @@ def build_trunk(config_: recipe.Model, context: Context) -> nn.Module:
     given = {
         "drop_rate": config_.dropout,
         "drop_path_rate": config_.drop_path,
-        "stem_stride": config_.stem_stride,
+        "stem_stride": None if config_.stem_stride == "auto" else config_.stem_stride,
     }
     kwargs: dict[str, Any] = {k: v for k, v in given.items() if v} | config_.kwargs
     common: dict[str, Any] = {"in_chans": channels, "image_size": tuple(size)}
@@ -129,7 +149,7 @@ def probe(trunk: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
         got = tuple(out.shape)
     except Exception as error:  # whatever its layers raise, or no tensor
         why = " ".join(str(error).split())[:120]
-        raise UserError(f"model.name '{name}' cannot take {size} images ({why}); change preprocess.size") from error
+        raise UserError(f"model.name '{name}' cannot take {size} images ({why}); {RESIZE}") from error
     finally:
         trunk.train()
     if got != (2, trunk.num_features):

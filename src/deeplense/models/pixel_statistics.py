@@ -54,13 +54,13 @@ class PixelStatistics(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = (images / self.unit).clamp(-LARGEST, LARGEST)
         pixels = x.flatten(2)
-        top = pixels.topk(min(TOP, pixels.shape[2]), 2).values
-        bottom = (-pixels).topk(min(TOP, pixels.shape[2]), 2).values
+        top, bottom = _extreme(x, largest=True), _extreme(x, largest=False)
         mean = pixels @ self.rings
-        spread = (pixels.square() @ self.rings - mean.square()).clamp_min(0).sqrt()
+        spread = ((pixels * pixels) @ self.rings - mean.square()).clamp_min(0).sqrt()
         centred = pixels - pixels.mean(2, keepdim=True)
-        skewness = (centred * centred.square()).mean(2) / (centred.square().mean(2) + FLOOR**2).pow(1.5)
-        found = [mean.flatten(1), _log(spread).flatten(1), top[:, :, -1], bottom[:, :, -1], skewness]
+        squares = centred * centred
+        skewness = (squares * centred).mean(2) / (squares.mean(2) + FLOOR**2).pow(1.5)
+        found = [mean.flatten(1), _log(spread).flatten(1), top[:, :, -1], -bottom[:, :, -1], skewness]
         if min(x.shape[2:]) > 1:
             # the mean of logarithms hardly sees the few pixels that have light
             noise = _log(x.diff(dim=2).diff(dim=3).abs()).mean((2, 3))
@@ -69,16 +69,33 @@ class PixelStatistics(nn.Module):
         return torch.cat(found, 1)
 
 
+def _extreme(x: Tensor, largest: bool) -> Tensor:
+    """(B, C, at most TOP) values, the most extreme first; they lie in as many rows, which are found first."""
+    k = min(TOP, x.shape[2])
+    rows = (x.amax(3) if largest else x.amin(3)).topk(k, 2, largest).indices
+    chosen = x.gather(2, rows[..., None].expand(-1, -1, -1, x.shape[3])).flatten(2)
+    return chosen.topk(min(TOP, chosen.shape[2]), 2, largest).values
+
+
 def _sharpness(x: Tensor) -> list[Tensor]:
     found = []
     while True:
-        squares = x.diff(dim=2).square().mean((2, 3)) + x.diff(dim=3).square().mean((2, 3))
+        down, right = x.diff(dim=2), x.diff(dim=3)
+        squares = (down * down).mean((2, 3)) + (right * right).mean((2, 3))
         found.append(_log(squares.sqrt()))
         if min(x.shape[2:]) < 16:
             return found
-        # of an odd number of pixels, three and three that share one, so that both ends are alike
-        odd = [n % 2 for n in x.shape[2:]]
-        x = functional.avg_pool2d(x, [2 + k for k in odd], 2, odd, count_include_pad=False)
+        x = _halved(_halved(x, 2), 3)
+
+
+def _halved(x: Tensor, dim: int) -> Tensor:
+    """Means of neighbours; of an odd number of pixels, of three that share one, so that both ends are alike."""
+    n = x.shape[dim]
+    if n % 2:
+        kernel, stride, padding = ((3, 1), (2, 1), (1, 0)) if dim == 2 else ((1, 3), (1, 2), (0, 1))
+        return functional.avg_pool2d(x, kernel, stride, padding, count_include_pad=False)
+    at = (slice(None),) * dim
+    return 0.5 * (x[(*at, slice(0, None, 2))] + x[(*at, slice(1, None, 2))])
 
 
 def _log(x: Tensor) -> Tensor:

@@ -78,16 +78,26 @@ def observe(
     engine: str = "torch",
 ) -> Tensor:
     """Noisy images of a scene, (B, C, H, W) float32 on the device, in the recipe's unit."""
+    return expose(world, rendered(world, scene, device, engine), scene, seed, stream)
+
+
+def rendered(world: World, scene: Scene, device: torch.device | str = "cpu", engine: str = "torch") -> Tensor:
+    """Noiseless images of a scene, (B, C, H, W) float32 counts/s on the device."""
     s = world.simulation
     if engine == "lenstronomy":
         from deeplense.sim import reference  # its import takes seconds
 
         cells = REFERENCE if s.supersampling == "adaptive" else s.supersampling
         clean = reference.render(scene, world.size, world.pixel_scale, world.instruments, cells)
-        clean = clean.to(device, torch.float32)
-    else:
-        moved = scene.to(device, torch.float32)
-        clean = image.render(moved, world.size, world.pixel_scale, world.instruments, s.supersampling)
+        return clean.to(device, torch.float32)
+    moved = scene.to(device, torch.float32)
+    return image.render(moved, world.size, world.pixel_scale, world.instruments, s.supersampling)
+
+
+def expose(world: World, clean: Tensor, scene: Scene, seed: int, stream: str) -> Tensor:
+    """Noiseless images [counts/s] as the recipe's detector gives them, in the recipe's unit; the scene's deflectors and
+    sources are not looked at."""
+    s, device = world.simulation, clean.device
     noisy = image.add_noise(
         clean, scene.to(device, torch.float32), world.instruments, world.pixel_scale, s.noise, seed, stream
     )

@@ -72,6 +72,11 @@ class Scene:
     planes: Planes | None = None
     more_bands: list[InBand] = field(default_factory=list)
 
+    def exposed_only(self) -> Scene:
+        """What an exposure of its noiseless images needs, and nothing else."""
+        bands = [replace(band, source=[], lens_light=[]) for band in self.more_bands]
+        return replace(self, mass=[], source=[], lens_light=[], truth={}, halos=None, planes=None, more_bands=bands)
+
     def band(self, k: int) -> Scene:
         """The scene as band k alone sees it."""
         if k == 0:

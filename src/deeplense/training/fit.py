@@ -27,6 +27,7 @@ from deeplense.data.transforms import Preprocessor
 from deeplense.device import resolve_device
 from deeplense.errors import UserError
 from deeplense.models import Context, build_network
+from deeplense.models.fitting import left_out, settled
 from deeplense.models.heads import head_specs
 from deeplense.models.pixel_statistics import PixelStatistics
 from deeplense.recipe import Recipe, Training
@@ -72,10 +73,14 @@ def train(
     if last is not None:
         _check_fingerprint(last, feed.manifest.fingerprint)
     specs = head_specs(made.task, {name: feed.target(name) for name in feed.targets})
+    asked = made
+    made, told = settled(made, feed.manifest.image)
     preprocess, statistics, reference = _look(made, feed)
     torch.manual_seed(rng.integer(made.seed, "weights"))
     context = Context(feed.manifest.image, preprocess, feed.manifest.parameters, feed.simulation)
     network = build_network(made.model, specs, feed.manifest.classes, context)
+    if _rank() == 0:
+        print("".join(f"{line}\n" for line in [*told, *left_out(network.trunk, preprocess.output_shape)]), end="")
     start.prepare(network, made.training, feed)
     module = LensModule(network, preprocess, statistics, made, feed, reference)
     processes = launched()
@@ -84,7 +89,7 @@ def train(
     keeper = Keeper(out, specs, on_epoch)
     if _rank() == 0:
         with schema.atomic(out / "recipe.yaml") as temporary:
-            temporary.write_text(config.dump(made))
+            temporary.write_text(config.dump(asked))
     with _quiet():
         try:
             _trainer(made.training, where, out, keeper, processes).fit(module, ckpt_path=last)
@@ -203,6 +208,7 @@ def _trainer(
         precision=precision[training.precision],
         max_epochs=training.epochs,
         gradient_clip_val=training.clip_norm or None,
+        accumulate_grad_batches=training.accumulate,
         logger=TensorBoardLogger(out, name="", version="log"),
         callbacks=[keeper],
         default_root_dir=out,

@@ -23,14 +23,16 @@ def fresh_feed(recipe: Recipe, wanted: Wanted, device: torch.device) -> Feed:
     config = recipe.training
     size, images = config.batch_size, config.batch_size * config.steps_per_epoch
     targets = [] if wanted.classes else wanted.targets  # every image has a class
-    train = SimStream(recipe.simulation, recipe.seed, "train", size, targets, device)
+    train = SimStream(recipe.simulation, recipe.seed, "train", size, targets, device, config.reuse)
     n = -(-SAMPLE // size) * size
     start = time.perf_counter()
     first = list(train.another(device="cpu").batches(Share(0, n)))  # the first epoch begins with these
     seconds = (time.perf_counter() - start) / n * (config.epochs * images - n)
     source = ahead(train, train.image, seconds) if device.type == "cpu" else train
     # not more in a batch than VALIDATION_BATCH, and about as many in the last one as in the others
-    val = train.another(name="val", batch_size=-(-config.val_images // -(-config.val_images // VALIDATION_BATCH)))
+    val = train.another(
+        reuse=1, name="val", batch_size=-(-config.val_images // -(-config.val_images // VALIDATION_BATCH))
+    )
 
     def train_loaders(rank: int, world_size: int) -> dict[str, Loader]:
         return {LABELLED: SimLoader(source, images, rank, world_size, first)}

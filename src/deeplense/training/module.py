@@ -14,13 +14,14 @@ from torchmetrics import MeanMetric
 
 from deeplense import rng
 from deeplense.data.augment import Augmenter
+from deeplense.data.disturb import DISTURBANCES, disturbed
 from deeplense.data.schema import Batch
 from deeplense.data.transforms import Preprocessor
 from deeplense.errors import UserError
 from deeplense.models.network import Network
 from deeplense.models.pixel_statistics import PixelStatistics
 from deeplense.recipe import Recipe
-from deeplense.training.averaging import averaged, estimate_statistics
+from deeplense.training.averaging import LastSteps, averaged, estimate_statistics
 from deeplense.training.feed import Feed, Loader
 from deeplense.training.objectives import OBJECTIVES
 from deeplense.training.optim import make_optimizer
@@ -74,10 +75,11 @@ class LensModule(pl.LightningModule):
         self.recipe, self.feed = recipe, feed
         self.augment = Augmenter(recipe.augment, feed.manifest.parameters, feed.targets, preprocess.view)
         self.train_loss = MeanMetric()
-        self.average = averaged(network, recipe.training.ema_decay) if recipe.training.ema_decay else None
+        self.average = averaged(network, recipe.training)
         self.reference = reference
         if recipe.training.compile:
             network.trunk.compile()
+        self._averaged = 0  # the last step that the average knows
         self._changed = False  # by a resumed run, of its schedule
         self._parts: list[tuple[dict[str, Tensor], Batch]] = []
         self._features: list[Tensor] = []
@@ -128,17 +130,20 @@ class LensModule(pl.LightningModule):
     def _augmented(self, batch: Batch, source: str, *key: int) -> Batch:
         stream = "augment" if source == self.objective.sources[0] else f"augment/{source}"
         generator = rng.torch_generator(self.recipe.seed, stream, *key, 0)
+        if any(getattr(self.recipe.augment, name) for name in DISTURBANCES):
+            apart = rng.torch_generator(self.recipe.seed, f"disturb/{source}", *key, self.global_rank)
+            batch = batch._replace(image=disturbed(batch.image, self.recipe.augment, apart))
         batch = batch._replace(image=self.inputs(batch))
-        return self.augment(
-            batch, generator, self.global_rank, self.trainer.world_size, self.recipe.training.batch_size
-        )
+        whole, world_size = self.recipe.training.batch_size, self.trainer.world_size
+        return self.augment(batch, generator, self.global_rank, world_size, whole, self.current_epoch)
 
     def on_train_epoch_start(self) -> None:
         if self.recipe.training.freeze == "trunk":
             self.network.trunk.eval()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        if self.average is not None:
+        if self.average is not None and self.global_step > self._averaged:
+            self._averaged = self.global_step
             self.average.update(self.network, self.global_step)
 
     def on_validation_start(self) -> None:
@@ -225,6 +230,9 @@ class LensModule(pl.LightningModule):
             checkpoint["lr_schedulers"] = []
 
     def on_train_start(self) -> None:
+        self._averaged = self.global_step
+        if isinstance(self.average, LastSteps):
+            self.average.begin(int(self.trainer.estimated_stepping_batches))
         if self._changed:
             (made,) = self.trainer.lr_scheduler_configs
             steps = int(self.trainer.estimated_stepping_batches) // self.recipe.training.epochs

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from deeplense import recipe
 from deeplense.data.schema import Batch
 from deeplense.models.network import Network
+from deeplense.training.mixing import mixed
 
 LABELLED = "labelled"  # the source that `--data` gives
 
@@ -37,15 +38,23 @@ class Objective(nn.Module):
 
 
 class Supervised(Objective):
-    """−log p of the truths."""
+    """−log p of the truths; of mixed images, of both truths by their shares."""
 
     def __init__(self, config: recipe.Training, network: Network) -> None:
         super().__init__(config, network)
-        self.label_smoothing = config.label_smoothing
+        self.config = config
 
     def forward(self, network: Network, batches: Mapping[str, Batch]) -> Tensor:
         batch = batches[LABELLED]
-        return network.total(over_processes(network.losses(network(batch.image), batch, self.label_smoothing)))
+        if not (self.config.mixup or self.config.cutmix):
+            return self._loss(network, network(batch.image), batch)
+        pair = mixed(batch, self.config.mixup, self.config.cutmix)
+        raw = network(pair.images)
+        first, second = (self._loss(network, raw, b) for b in (pair.first, pair.second))
+        return pair.share * first + (1 - pair.share) * second
+
+    def _loss(self, network: Network, raw: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        return network.total(over_processes(network.losses(raw, batch, self.config.label_smoothing)))
 
 
 def over_processes(losses: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -1,7 +1,8 @@
-"""Optimisers. Weight decay leaves norms and biases alone."""
+"""Optimisers: torch's own two, and those of timm by name. Weight decay leaves norms and biases alone."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +11,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deeplense import recipe
+from deeplense.errors import UserError
 from deeplense.models.network import Network
+from deeplense.training.sharpness import SharpnessAware
 
 Groups = list[dict[str, Any]]
 
@@ -59,7 +62,32 @@ def _sgd(groups: Groups, config: recipe.Training) -> Optimizer:
 OPTIMIZERS: dict[str, Callable[[Groups, recipe.Training], Optimizer]] = {"adamw": _adamw, "sgd": _sgd}
 
 
+def _of_timm(groups: Groups, config: recipe.Training) -> Optimizer:
+    from timm import optim  # the import of timm takes seconds
+
+    name = config.optimizer
+    if name not in (known := optim.list_optimizers()):
+        close = difflib.get_close_matches(name, [*OPTIMIZERS, *known], n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see timm.optim.list_optimizers()"
+        raise UserError(f"training.optimizer '{name}' is neither torch's nor timm's; {hint}")
+    try:
+        made: Optimizer = optim.create_optimizer_v2(
+            groups, name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
+        )
+    except Exception as error:  # some need a library of their own, or second derivatives
+        why = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(f"training.optimizer '{name}' cannot be made ({why}); choose another") from error
+    return made
+
+
 def make_optimizer(network: Network, objective: nn.Module, config: recipe.Training) -> Optimizer:
-    """The optimiser that the recipe names, of trunk, heads and objective."""
+    """The optimiser that the recipe names, of trunk, heads and objective.
+
+    Raises:
+        UserError: nobody knows it, or it needs what is not here.
+    """
+    if config.sam and config.accumulate > 1:
+        raise UserError("training.sam looks at one batch twice; leave training.accumulate at 1, or sam at 0")
     modules = [(network.trunk, config.trunk_lr), (network.heads, 1.0), (objective, 1.0)]
-    return OPTIMIZERS[config.optimizer](parameter_groups(modules, config), config)
+    made = OPTIMIZERS.get(config.optimizer, _of_timm)(parameter_groups(modules, config), config)
+    return SharpnessAware(made, config.sam) if config.sam else made

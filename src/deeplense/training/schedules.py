@@ -6,6 +6,7 @@ the schedule is made: `training.lr`, the trunk's times `training.trunk_lr`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch.optim import Optimizer
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import (
     ConstantLR,
     CosineAnnealingWarmRestarts,
     CyclicLR,
+    LambdaLR,
     LinearLR,
     LRScheduler,
     OneCycleLR,
@@ -49,6 +51,20 @@ def _cosine_restarts(optimizer: Optimizer, config: recipe.Training, steps: int) 
     return _after_warmup(optimizer, cosine, config, steps)
 
 
+def _warmup_stable_decay(optimizer: Optimizer, config: recipe.Training, steps: int) -> LRScheduler:
+    """Up, along, and down to nothing as 1 − √t (Hägele et al. 2024, arXiv:2405.18392): what comes before the descent
+    does not depend on how long the training will be."""
+    total = config.epochs * steps
+    up, down = max(round(config.warmup * total), 1), max(round(config.decay * total), 1)
+
+    def factor(step: int) -> float:
+        rise = min((step + 1) / up, 1.0)
+        fall = 1 - math.sqrt(min(max(step - (total - down), 0) / down, 1.0))
+        return max(rise * fall, 1e-4)
+
+    return LambdaLR(optimizer, factor)
+
+
 def _plateau(optimizer: Optimizer, config: recipe.Training, steps: int) -> ReduceLROnPlateau:
     """A third of the rate when two validations in a row bring nothing better."""
     return ReduceLROnPlateau(optimizer, factor=1 / 3, patience=2)
@@ -60,6 +76,7 @@ SCHEDULES: dict[str, Callable[[Optimizer, recipe.Training, int], LRScheduler]] =
     "cyclic": _cyclic,
     "cosine_restarts": _cosine_restarts,
     "plateau": _plateau,
+    "warmup_stable_decay": _warmup_stable_decay,
 }
 
 

@@ -145,9 +145,9 @@ def _quantise(model: Any, inputs: Tensor) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporter and quantiser report to stdout, to warnings and to the root logger."""
-    level = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    """Exporter and quantiser report to stdout, to stderr, to warnings and to the root logger."""
+    level, nowhere = logging.root.manager.disable, io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         warnings.simplefilter("ignore")
         logging.disable(logging.ERROR)
         try:

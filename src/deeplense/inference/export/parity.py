@@ -18,6 +18,7 @@ from deeplense.answers import Classes, Value
 from deeplense.bundle import Bundle
 from deeplense.data import schema
 from deeplense.data.store import Dataset
+from deeplense.data.stretches import INVERSES
 from deeplense.errors import UserError
 from deeplense.inference.runtime import OnnxBundle
 
@@ -66,8 +67,8 @@ def random_sample(bundle: Bundle, n: int = 64) -> Sample:
     p, image = bundle.preprocess, bundle.image
     draw = rng.torch_generator(bundle.recipe.seed, "export/noise")
     x = p.mean + p.std * torch.randn(n, image.channels, image.height, image.width, generator=draw)
-    unstretched = {"asinh": torch.sinh(x) * p.scale, "log": torch.expm1(x) * p.scale, "none": x}
-    return Sample(unstretched[p.config.stretch], {})
+    scale = 1.0 if p.config.stretch == "none" else p.scale
+    return Sample(INVERSES[p.config.stretch](x) * scale, {})
 
 
 @dataclass

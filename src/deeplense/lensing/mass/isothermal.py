@@ -31,7 +31,7 @@ def sie(
     # |f z| < 1 in exact arithmetic only
     alpha_u = strength * torch.atan(t)
     alpha_v = strength * torch.atanh(z.clamp(-1 + 1e-7, 1 - 1e-7) if z.dtype == torch.float32 else z)
-    if bool((f2 < SERIES).any()):
+    if torch.compiler.is_compiling() or bool((f2 < SERIES).any()):  # a graph has both
         w, z = (qu / q) * inverse_psi, v * inverse_psi
         tw, tz, unit = f2 * w * w, f2 * z * z, theta_E * torch.sqrt(q)
         alpha_u = torch.where(f2 < SERIES, unit * w * (1 - tw * (1 / 3 - tw * (1 / 5 - tw / 7))), alpha_u)

@@ -11,7 +11,10 @@ from deeplense.data.schema import Parameter
 from deeplense.errors import UserError
 from deeplense.models.heads.base import Head, Target, Truths
 from deeplense.models.heads.categorical import CategoricalHead
+from deeplense.models.heads.flow import FlowHead
+from deeplense.models.heads.mixture import MixtureHead
 from deeplense.models.heads.normal import NormalHead, TruncatedNormalHead
+from deeplense.models.heads.student_t import StudentTHead
 
 __all__ = ["HEADS", "Head", "HeadSpec", "Target", "build_head", "head_specs"]
 
@@ -19,6 +22,9 @@ HEADS: dict[str, Callable[..., Head]] = {
     "categorical": CategoricalHead,
     "normal": NormalHead,
     "truncated_normal": TruncatedNormalHead,
+    "student_t": StudentTHead,
+    "mixture": MixtureHead,
+    "flow": FlowHead,
 }
 SHORT = {"classify": "categorical", "regress": "normal"}  # what a recipe may say in place of a key of HEADS
 

@@ -18,10 +18,15 @@ QUANTILES = {"q05": (0.05, -1.6448536269514722), "q95": (0.95, 1.644853626951472
 
 
 class NormalHead(Head):
-    """Location and scale of T unbounded targets: outputs 2t and 2t + 1."""
+    """Location and scale of T unbounded targets: outputs 2t and 2t + 1.
+
+    Attributes:
+        per_target: outputs of each target. reach: widths that a location can lie from the mean.
+    """
 
     metric_name = "MAE"
-    reach = 100.0  # widths that a location can lie from the mean
+    per_target = 2
+    reach = 100.0
 
     mean: Tensor
     width: Tensor
@@ -29,14 +34,18 @@ class NormalHead(Head):
     def __init__(self, num_features: int, name: str, truths: Truths) -> None:
         if not truths.targets:
             raise UserError(f"task.heads.{name} has no targets; name the parameters to regress")
-        super().__init__(num_features, 2 * len(truths.targets), len(truths.targets))
+        super().__init__(num_features, self.per_target * len(truths.targets), len(truths.targets))
         self.targets, self.columns = truths.targets, truths.columns
         self.register_buffer("mean", torch.tensor([t.mean for t in truths.targets]), persistent=False)
         self.register_buffer("width", torch.tensor([t.width for t in truths.targets]), persistent=False)
 
+    def _of_targets(self, raw: Tensor) -> Tensor:
+        """(B, T, per_target)."""
+        return raw.float().reshape(-1, self.n_truths, self.per_target)
+
     def _parameters_of(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) locations and scales; always within `reach` widths of the mean and 1e-3 to 30 widths."""
-        raw = raw.float().reshape(-1, self.n_truths, 2)
+        raw = self._of_targets(raw)
         location = self.mean + self.width * self.reach * torch.tanh(raw[..., 0] / self.reach)
         scale = 1e-3 + functional.softplus(raw[..., 1]).clamp(max=30.0)
         return location, self.width * self.temperature * scale
