@@ -26,8 +26,10 @@ from torch import Tensor
 from deeplense.lensing.mass import MASS
 from deeplense.lensing.raytrace import CENTER, Component
 
-NEAR = 5  # nodes on each side of a halo that are summed exactly
-TOLERANCE = 3e-5  # of a deflection interpolated between radii, against the halo's largest beyond NEAR - 1 nodes
+STEP = 2  # the grid's nodes are as many rays apart
+NEAR = 3  # nodes on each side of a halo within which the rays are deflected exactly
+FAINT = 1e-3  # of a ray's distance from the next: a halo that nowhere deflects more is left to the grid alone
+TOLERANCE = 3e-3  # of a deflection interpolated between radii, against the halo's largest beyond a node
 SHAPES = {1: 256, 2: 24, 3: 10}  # tabulated values of each shape parameter, by how many there are
 RADII = 512  # tabulated radii
 HALOS = 2048  # summed together: their neighbourhoods stay in a core's cache
@@ -48,11 +50,13 @@ class Mesh:
     """Kernels for one grid and one profile.
 
     Attributes:
+        size, pixel_scale: of the rays: number a side, and distance [arcsec].
         function: `(r², **parameters) -> α/r`, linear in `strength`.
         r2: (R, 1) squares of the radii at which a halo's α/r is taken [arcsec²].
-        basis: (2, R, L, L/2 + 1) complex, L ≥ 2 (size + border), transforms of the deflections along x and y that
+        basis: (2, R, L, L/2 + 1) complex, L ≥ 2 (nodes + border), transforms of the deflections along x and y that
             interpolate.
-        near: (2, 2 NEAR + 3, 2 NEAR + 3, R), the same at the nodes around their centre.
+        near: (2, 2 NEAR + 5, 2 NEAR + 5, R), the same at the nodes around their centre.
+        between: (size, nodes), from nodes to rays. within: the same of the rays near a halo.
     """
 
     size: int
@@ -62,9 +66,11 @@ class Mesh:
     r2: Tensor
     basis: Tensor
     near: Tensor
+    between: Tensor
+    within: Tensor
 
     def deflection(self, component: Component) -> tuple[Tensor, Tensor]:
-        """α summed over halos, at the grid's nodes.
+        """α summed over halos, at the rays.
 
         Args:
             component: N halos in each of B images.
@@ -94,18 +100,40 @@ class Mesh:
         shape = {k: v for k, v in halos.items() if k not in CENTER}
         share = self.function(self.r2, **shape)  # (R, H)
         (i, wi, fi), (j, wj, fj) = (self._place(halos[k], share.dtype) for k in ("center_y", "center_x"))
-        near = (_compiled() if fused else Mesh._near)(self, shape, share, wi, wj, fi, fj)
-        return self._far(share, image, n_images, i, j, wi, wj) + self._add(near, image, n_images, i, j)
+        total = self._far(share, image, n_images, i, j, wi, wj)
+        largest = self.function(share.new_tensor([self.pixel_scale**2]), **shape).abs() * self.pixel_scale
+        edge = (self.size / 2 + STEP * NEAR) * self.pixel_scale
+        seen = torch.stack([halos[k].abs() for k in CENTER]).amax(0) < edge
+        heavy = (seen & (largest > FAINT * self.pixel_scale)).nonzero()[:, 0]
+        if not len(heavy):
+            return total
+        near = (_compiled() if fused else Mesh._near)(
+            self,
+            {k: v[heavy] for k, v in shape.items()},
+            *(v[:, heavy] for v in (share, wi, wj)),
+            *(v[heavy] for v in (fi, fj)),
+        )
+        return total + self._add(near, image[heavy], n_images, i[heavy], j[heavy])
+
+    @property
+    def nodes(self) -> int:
+        """Nodes a side between which all rays are interpolated."""
+        return self.between.shape[1]
 
     @property
     def border(self) -> int:
-        """Nodes on each side beyond those of the image."""
-        return self.size // 4
+        """Nodes on each side beyond those."""
+        return self.nodes // 4
+
+    @property
+    def spacing(self) -> float:
+        """Of the nodes [arcsec]."""
+        return STEP * self.pixel_scale
 
     @property
     def reach(self) -> float:
         """Half the side of the square in which halos are laid on nodes [arcsec]."""
-        return ((self.size - 1) / 2 + self.border - 1) * self.pixel_scale
+        return (self.size - 1) / 2 * self.pixel_scale + (self.border - 1) * self.spacing
 
     def _distant(self, halos: dict[str, Tensor], image: Tensor, n_images: int) -> Tensor:
         """(2, B, size, size) of halos beyond: smooth in the image, so a polynomial through few nodes."""
@@ -125,15 +153,14 @@ class Mesh:
 
     def _place(self, center: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Node below each centre (H,), weights of the four around it (4, H), and the rest in units of nodes (H,)."""
-        place = center / self.pixel_scale + (self.size - 1) / 2 + self.border
-        node = place.floor().clamp(1, self.size + 2 * self.border - 3)  # so that all four are on the grid
+        place = (center / self.pixel_scale + (self.size - 1) / 2) / STEP + 1 + self.border
+        node = place.floor().clamp(1, self.nodes + 2 * self.border - 3)  # so that all four are on the grid
         f = (place - node).to(dtype)
-        weights = [-f * (f - 1) * (f - 2) / 6, (f + 1) * (f - 1) * (f - 2) / 2, -(f + 1) * f * (f - 2) / 2]
-        return node.long(), torch.stack([*weights, (f + 1) * f * (f - 1) / 6]), f
+        return node.long(), torch.stack(_cubic(f)), f
 
     def _far(self, share: Tensor, image: Tensor, n_images: int, i: Tensor, j: Tensor, wi: Tensor, wj: Tensor) -> Tensor:
         """(2, B, size, size): what the kernels make of shares (R, H) laid on the nodes around each centre."""
-        n, length = self.size + 2 * self.border, self.basis.shape[2]
+        n, length = self.nodes + 2 * self.border, self.basis.shape[2]
         around = torch.arange(-1, 3, device=i.device)[:, None]
         node = (image * n + i + around)[:, None] * n + j + around
         values = share[:, None, None] * (wi[:, None] * wj)
@@ -146,29 +173,32 @@ class Mesh:
             for one, kernel in zip(spectrum[1:], kernels[1:], strict=True):
                 sum_.addcmul_(one, kernel)  # an einsum of complex numbers takes three times as long
         alpha: Tensor = torch.fft.irfft2(both, s=(length, length))
-        seen = slice(self.border, self.border + self.size)
-        return alpha[..., seen, seen]
+        seen = slice(self.border, self.border + self.nodes)
+        return self.between @ alpha[..., seen, seen] @ self.between.T
 
     def _near(
         self, shape: Mapping[str, Tensor], share: Tensor, wi: Tensor, wj: Tensor, fi: Tensor, fj: Tensor
     ) -> Tensor:
-        """(2, 2 NEAR, 2 NEAR, H): on the nodes near each halo its exact deflection less what `_far` gives there."""
-        m, around = 2 * NEAR, torch.arange(1 - NEAR, NEAR + 1, device=fi.device)[:, None]
-        dy, dx = ((around - fi) * self.pixel_scale)[:, None], (around - fj) * self.pixel_scale
+        """(2, P, P, H): at the P rays a side near each halo its exact deflection less what `_far` gives there."""
+        m, rays = 2 * NEAR + 2, len(self.within)
+        around = (torch.arange(rays, device=fi.device)[:, None] / STEP + (1 - NEAR)).to(fi)
+        dy, dx = ((around - fi) * self.spacing)[:, None], (around - fj) * self.spacing
         ratio = self.function(dx * dx + (dy * dy + torch.finfo(dx.dtype).tiny), **shape)
-        near = torch.stack([ratio * dx, ratio * dy])
         given = (self.near.flatten(0, 2) @ share).reshape(*self.near.shape[:3], -1)
         rows = given[:, 3 : 3 + m] * wi[0]
         for k in range(1, 4):
             rows.addcmul_(given[:, 3 - k : 3 - k + m], wi[k])
-        for k in range(4):
-            near.addcmul_(rows[:, :, 3 - k : 3 - k + m], wj[k], value=-1)
-        return near
+        both = rows[:, :, 3 : 3 + m] * wj[0]
+        for k in range(1, 4):
+            both.addcmul_(rows[:, :, 3 - k : 3 - k + m], wj[k])
+        down = (self.within @ both.flatten(2)).reshape(2, rays, m, -1)
+        return torch.stack([ratio * dx, ratio * dy]) - self.within @ down
 
     def _add(self, near: Tensor, image: Tensor, n_images: int, i: Tensor, j: Tensor) -> Tensor:
         """(2, B, size, size): the halos' neighbourhoods put together, on a grid whose border is then cut."""
-        edge = self.border + NEAR
-        wide, around = self.size + 2 * edge, torch.arange(1, 2 * NEAR + 1, device=i.device)[:, None]
+        edge = STEP * 2 * (NEAR + 1)
+        wide, around = self.size + 2 * edge, torch.arange(near.shape[1], device=i.device)[:, None]
+        i, j = (STEP * (k - self.border - NEAR) + edge for k in (i, j))
         node = (image * wide + i + around)[:, None] * wide + j + around
         grid = near.new_zeros(2, n_images * wide * wide)
         grid.scatter_add_(1, node.reshape(1, -1).expand(2, -1), near.flatten(1))
@@ -195,8 +225,9 @@ def mesh_for(profile: str, size: int, pixel_scale: float, device: torch.device, 
     axes = [torch.logspace(math.log10(a), math.log10(b), n, dtype=torch.float64) for a, b in ranges.values()]
     every = {k: g.reshape(-1, 1) for k, g in zip(ranges, torch.meshgrid(*axes, indexing="ij"), strict=True)}
     every[strength] = torch.ones(1, 1, dtype=torch.float64)
-    nearest, farthest = math.log10((NEAR - 1) * pixel_scale), math.log10(1.8 * size * pixel_scale)
-    radii = torch.logspace(nearest, farthest, RADII, dtype=torch.float64)
+    between, within = _between(size, 1), _between(STEP * (2 * NEAR - 1) + 1, 1)
+    nodes, spacing = between.shape[1], STEP * pixel_scale
+    radii = torch.logspace(math.log10(spacing), math.log10(1.8 * nodes * spacing), RADII, dtype=torch.float64)
     # α, not α/r, is what must be right, relative to each shape's own largest
     sampled = function(radii**2, **every) * radii
     scale = sampled.abs().amax(1, keepdim=True)
@@ -208,14 +239,14 @@ def mesh_for(profile: str, size: int, pixel_scale: float, device: torch.device, 
             break
     # as combinations of real profiles, so that the interpolating functions are known at every radius
     combine = inverse @ (left[:, :rank] / values[:rank]).T
-    half = max(next_fast_len(size + size // 4), LEAST)
-    line = torch.arange(-half, half, dtype=torch.float64) * pixel_scale  # nodes see each other at these offsets
+    half = max(next_fast_len(nodes + nodes // 4), LEAST)
+    line = torch.arange(-half, half, dtype=torch.float64) * spacing  # nodes see each other at these offsets
     unique, place = torch.unique(line[:, None] ** 2 + line**2, return_inverse=True)
-    real = function(unique.clamp_min((0.5 * pixel_scale) ** 2), **every) / scale
+    real = function(unique.clamp_min((0.5 * spacing) ** 2), **every) / scale
     kernel = (combine @ real)[:, place] * radii[chosen, None, None]
     pair = torch.stack([kernel * line, kernel * line[:, None]])
     basis = torch.fft.rfft2(torch.fft.ifftshift(pair, dim=(-2, -1)))
-    middle = slice(half - NEAR - 1, half + NEAR + 2)
+    middle = slice(half - NEAR - 2, half + NEAR + 3)
     near = pair[:, :, middle, middle].permute(0, 2, 3, 1).contiguous()
     complex_dtype = torch.complex64 if dtype == torch.float32 else torch.complex128
     return Mesh(
@@ -225,8 +256,24 @@ def mesh_for(profile: str, size: int, pixel_scale: float, device: torch.device, 
         strength,
         (radii[chosen, None] ** 2).to(device, dtype),
         basis.to(device, complex_dtype),
-        near.to(device, dtype),
+        *(v.to(device, dtype) for v in (near, between, within)),
     )
+
+
+def _between(rays: int, beyond: int) -> Tensor:
+    """(rays, nodes): cubic interpolation; the first ray is at the node of number `beyond`."""
+    out = torch.zeros(rays, (rays - 2) // STEP + 2 + 2 * beyond, dtype=torch.float64)
+    for ray in range(rays):
+        node = min(ray // STEP, (rays - 2) // STEP)
+        weights = _cubic(torch.tensor(ray / STEP - node, dtype=torch.float64))
+        out[ray, node + beyond - 1 : node + beyond + 3] = torch.stack(weights)
+    return out
+
+
+def _cubic(f: Tensor) -> list[Tensor]:
+    """Lagrange's weights of the nodes −1, 0, 1, 2 for a place f between 0 and 1."""
+    weights = [-f * (f - 1) * (f - 2) / 6, (f + 1) * (f - 1) * (f - 2) / 2, -(f + 1) * f * (f - 2) / 2]
+    return [*weights, (f + 1) * f * (f - 1) / 6]
 
 
 def _most_telling(functions: Tensor) -> list[int]:
