@@ -56,6 +56,14 @@ class Component:
         mask = None if self.mask is None else self.mask.gather(1, order)
         return replace(self, params={k: v.gather(1, order) for k, v in self.params.items()}, mask=mask)
 
+    def padded(self, width: int) -> Component:
+        """With so many columns, the last of them again and again; what is new is not there."""
+        n = next(iter(self.params.values())).shape[1]
+        mask = torch.ones_like(next(iter(self.params.values())), dtype=torch.bool) if self.mask is None else self.mask
+        column = torch.arange(width, device=mask.device)
+        wide = replace(self, mask=mask).gathered(column.clamp_max(n - 1).expand(len(mask), -1))
+        return replace(wide, mask=wide.mask & (column < n))
+
     def trimmed(self) -> Component:
         """Without what need not be computed: images alike, columns at the end that are padding in all images."""
         if self.alike:
