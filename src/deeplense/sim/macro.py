@@ -49,25 +49,33 @@ def macro_lens(drawn: Mapping[str, Array], alike: bool = False) -> list[Componen
     return [dataclasses.replace(c, alike=alike) for c in found]
 
 
-def match_mass(drawn: Mapping[str, Array], substructure: list[Component], planes: Planes | None = None) -> Array:
+def share_of_mass(drawn: Mapping[str, Array], substructure: list[Component], planes: Planes | None = None) -> Array:
+    """(n,) mass that substructure adds inside θ_E over that of the macro lens alone, which may be negative.
+
+    The mass inside a circle is the mean radial deflection on it (Gauss). Behind the lens the circle is smaller, as its
+    rays have been bent.
+    """
+    if not substructure or not len(drawn["lens.theta_E"]):
+        return np.zeros(len(drawn["lens.theta_E"]))
+    return _radial(drawn, substructure, planes) / _radial(drawn, macro_lens(drawn)[:1])
+
+
+def match_mass(drawn: Mapping[str, Array], share: Array) -> Array:
     """Einstein radii (n,) of macro lenses which, with the substructure, hold the mass that theirs alone would.
 
-    The mass inside a circle is the mean radial deflection on it (Gauss), that of a power law goes as θ_E^(γ−1).
-    Behind the lens the circle is smaller, as its rays have been bent.
+    The mass inside θ_E of a power law goes as θ_E^(γ−1).
+
+    Args:
+        share: as `share_of_mass` says.
 
     Raises:
         UserError: the substructure alone is heavier.
     """
-    radius = drawn["lens.theta_E"]
-    if not substructure or not len(radius):
-        return radius
-    alone = _radial(drawn, macro_lens(drawn)[:1])
-    left = 1 - _radial(drawn, substructure, planes) / alone
-    if (left < 1 - MOST).any():
+    if (share > MOST).any():
         raise UserError(
-            f"simulation.match_mass: substructure holds {1 - left.min():.0%} of the mass inside theta_E; lower its mass"
+            f"simulation.match_mass: substructure holds {share.max():.0%} of the mass inside theta_E; lower its mass"
         )
-    return np.asarray(radius * left ** (1 / (drawn["lens.gamma"] - 1)))
+    return np.asarray(drawn["lens.theta_E"] * (1 - share) ** (1 / (drawn["lens.gamma"] - 1)))
 
 
 def _radial(drawn: Mapping[str, Array], mass: list[Component], planes: Planes | None = None) -> Array:
