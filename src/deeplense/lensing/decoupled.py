@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deeplense.lensing import raytrace
-from deeplense.lensing.mass import MASS, Deflection
+from deeplense.lensing.mass import MASS
 from deeplense.lensing.mesh import mesh_for
 from deeplense.lensing.raytrace import Component, Plane
 
@@ -47,7 +47,8 @@ def trace(
     slope, shift = _fields(x, y, _together([(c, f) for k, f in front.items() for c in planes[k].mass]), 2, nodes)
     there, lens = planes[0].distance[:, None, None], planes[0]
     at = [v - s + c / there for v, s, c in zip((x, y), slope, shift, strict=True)]
-    alpha = levers[0][..., None] * _fields(*at, [(c, levers[0][None] ** 0) for c in lens.mass], 1, nodes)[0]
+    once = torch.ones_like(levers[0])[None]
+    alpha = levers[0][..., None] * _fields(at[0], at[1], [(c, once) for c in lens.mass], 1, nodes)[0]
     ray = [(v - s - a, c + there * a) for v, s, c, a in zip((x, y), slope, shift, alpha, strict=True)]
     beta_x, beta_y = (s + c / source[..., None] for s, c in ray)
     behind = [p for k, p in sorted(planes.items()) if k > 0]
@@ -56,9 +57,9 @@ def trace(
     # all at once: one plane after the other along the batch
     far = torch.stack([p.distance for p in behind])[..., None, None]
     at = [(s + c / far).flatten(0, 1) for s, c in ray]
-    alpha_x, alpha_y = _fields(*at, _stacked([p.mass for p in behind]), 1, nodes)[0]
-    n = len(behind), len(x)
-    return beta_x - alpha_x.unflatten(0, n).sum(0), beta_y - alpha_y.unflatten(0, n).sum(0)
+    alpha_x, alpha_y = _fields(at[0], at[1], _stacked([p.mass for p in behind]), 1, nodes)[0]
+    one = len(behind), *x.shape
+    return beta_x - alpha_x.reshape(one).sum(0), beta_y - alpha_y.reshape(one).sum(0)
 
 
 def _fields(x: Tensor, y: Tensor, mass: Sequence[Weighed], number: int, nodes: Nodes) -> Tensor:
@@ -75,7 +76,7 @@ def _fields(x: Tensor, y: Tensor, mass: Sequence[Weighed], number: int, nodes: N
         dtype = c.params[MASS[c.profile].strength[0]].dtype
         fields.append(mesh_for(c.profile, size, spacing, x.device, dtype).fields(c, f))
     found = interpolate(sum(fields[1:], fields[0]).flatten(0, 1).transpose(0, 1), x, y, spacing)
-    return total + torch.stack(found).unflatten(0, (number, 2))
+    return total + torch.stack(found).reshape(total.shape)
 
 
 def _summed(x: Tensor, y: Tensor, mass: Sequence[Component]) -> Tensor:
@@ -119,12 +120,13 @@ def _stacked(planes: Sequence[Sequence[Component]]) -> list[Weighed]:
     found = []
     for profile in dict.fromkeys(name for plane in every for name in plane):
         some = next(plane[profile] for plane in every if profile in plane)
-        none = replace(some, mask=torch.zeros_like(some.mask))
+        strength = MASS[profile].strength[0]
+        none = replace(some, mask=torch.zeros_like(some.params[strength], dtype=torch.bool))
         parts = [plane.get(profile, none) for plane in every]
-        width = max(c.mask.shape[1] for c in parts)
+        width = max(c.params[strength].shape[1] for c in parts)
         wide = [c.padded(width) for c in parts]
         params = {k: torch.cat([c.params[k] for c in wide]) for k in some.params}
-        mask = torch.cat([c.mask for c in wide])
+        mask = torch.cat([c.mask for c in wide if c.mask is not None])
         whole = replace(some, params=params, mask=mask, mesh=any(c.mesh for c in parts))
         found.append((whole, torch.ones_like(mask[None], dtype=torch.float32)))
     return found

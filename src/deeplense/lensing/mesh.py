@@ -2,12 +2,13 @@
 
 The grid's nodes are `STEP` rays apart. Each halo is laid on the 4 x 4 nodes around its centre, by cubic interpolation,
 and convolved with the exact deflection of a halo there, zero-padded, so that nothing wraps around (Hockney & Eastwood
-1988, ch. 6). Halos of all sizes share a few kernels: beyond a node a radial deflection is known by its values at as many
-radii, between which functions interpolate that a singular value decomposition of the whole range of shapes has found
-(discrete empirical interpolation, Chaturantabut & Sorensen 2010). A cubic leads from nodes to rays. Around a halo that
-deflects more than `NEAR` says, the result is replaced by the exact deflection. The grid is half as wide again as the
-image; halos beyond it are summed on few nodes. What is left, a few percent of what a halo deflects just outside its
-neighbourhood, falling as r⁻⁴, is far below a thousandth of a pixel. `benchmarks/line_of_sight.py` measures it in images.
+1988, ch. 6). Halos of all sizes share a few kernels: beyond a node a radial deflection is known by its values at as
+many radii, between which functions interpolate that a singular value decomposition of the whole range of shapes has
+found (discrete empirical interpolation, Chaturantabut & Sorensen 2010). A cubic leads from nodes to rays. Around a halo
+that deflects more than `NEAR` says, the result is replaced by the exact deflection. The grid is half as wide again as
+the image; halos beyond it are summed on few nodes. What is left is what faint halos deflect next to their centres, at
+most a few thousandths of a pixel, and about a hundredth of what the others deflect at most.
+`benchmarks/line_of_sight.py` measures it in images.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Mesh:
         return alpha_x, alpha_y
 
     def fields(self, component: Component, weights: Tensor) -> Tensor:
-        """(K, 2, B, size, size): α with each of the weights (K, B, N) of the halos, which costs little more than one."""
+        """(K, 2, B, size, size): α with each of the weights (K, B, N) of the halos, at little more than one's cost."""
         strength = component.params[self.strength]
         weights = weights.to(strength).expand(-1, *strength.shape)
         there = torch.ones_like(strength, dtype=torch.bool) if component.mask is None else component.mask
@@ -207,11 +208,11 @@ class Mesh:
         for k in range(1, 4):
             both.addcmul_(rows[:, :, 3 - k : 3 - k + m], wj[k])
         within = self.between[:rays, :m]
-        down = (within @ both.flatten(2)).unflatten(2, (m, -1))
+        down = (within @ both.flatten(2)).reshape(2, rays, m, -1)
         return torch.stack([ratio * dx, ratio * dy]).sub_(within @ down)
 
     def _add(self, near: Tensor, weight: Tensor, image: Tensor, n_images: int, i: Tensor, j: Tensor) -> Tensor:
-        """(K, 2, B, size, size): neighbourhoods put together, each from the node (i, j) on; what lies outside is cut."""
+        """(K, 2, B, size, size): neighbourhoods put together, each from node (i, j) on; what lies outside is cut."""
         edge, rays = STEP * (2 * WIDEST + 1), near.shape[1]
         wide, around = self.size + 2 * edge, torch.arange(rays, device=i.device)[:, None]
         i, j = (STEP * (k - self.border) + edge for k in (i, j))

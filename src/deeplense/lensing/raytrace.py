@@ -61,8 +61,8 @@ class Component:
         n = next(iter(self.params.values())).shape[1]
         mask = torch.ones_like(next(iter(self.params.values())), dtype=torch.bool) if self.mask is None else self.mask
         column = torch.arange(width, device=mask.device)
-        wide = replace(self, mask=mask).gathered(column.clamp_max(n - 1).expand(len(mask), -1))
-        return replace(wide, mask=wide.mask & (column < n))
+        order = column.clamp_max(n - 1).expand(len(mask), -1)
+        return replace(self.gathered(order), mask=mask.gather(1, order) & (column < n))
 
     def trimmed(self) -> Component:
         """Without what need not be computed: images alike, columns at the end that are padding in all images."""

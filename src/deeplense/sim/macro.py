@@ -106,7 +106,7 @@ def _radial_of_circular(component: Component, x: Tensor, y: Tensor, R: Tensor) -
     t = CROWDING * (1 + t) / 2
     phi = np.pi * np.sinh(t) / np.sinh(CROWDING)
     weight = weight * np.cosh(t) * (CROWDING / 2 / np.sinh(CROWDING))
-    half, cos, weight = (torch.from_numpy(v)[:, None].float() for v in (4 * np.sin(phi / 2) ** 2, np.cos(phi), weight))
+    half, cos, share = (torch.from_numpy(v)[:, None].float() for v in (4 * np.sin(phi / 2) ** 2, np.cos(phi), weight))
     there = torch.ones_like(component.params["center_x"], dtype=torch.bool)
     there = there if component.mask is None else component.mask
     image = there.nonzero()[:, 0]
@@ -119,6 +119,6 @@ def _radial_of_circular(component: Component, x: Tensor, y: Tensor, R: Tensor) -
     for k in (slice(start, start + step) for start in range(0, len(d), step)):
         s2 = beyond[k] ** 2 + r[k] * d[k] * half
         ratio = profile.function(s2, **{name: v[k].float() for name, v in halos.items()})
-        each = (ratio * (beyond[k] + d[k] * (1 - cos)) * weight).sum(0)
+        each = (ratio * (beyond[k] + d[k] * (1 - cos)) * share).sum(0)
         total.index_add_(0, image[k], each.double())
     return total
