@@ -21,17 +21,20 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
-import realistic
 import torch
-from realistic import CDM, WORKERS, render_ours, scenes, world
 
+from deeplense import config
 from deeplense.lensing.mass.nfw import G_AT_R_S
 from deeplense.sim import image
 from deeplense.sim.scene import Scene
 from deeplense.sim.world import World
 
-realistic.OVERRIDES += [f"simulation.classes.{list(world().classes)[CDM]}.compensate=false"]
-realistic.OVERRIDES += [f"simulation.lens.a{m}=0" for m in (3, 4)]
+CDM, WORKERS = 1, 2
+OVERRIDES = [
+    f"simulation.classes.cdm.{k}"
+    for k in ("sigma_sub=0.035", "log10_m_host=13.0", "line_of_sight=0", "compensate=false")
+]  # about 300 halos
+OVERRIDES += [f"simulation.lens.a{m}=0" for m in (3, 4)]
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -39,6 +42,27 @@ Render = Callable[[], Array]
 EXACT = "simulation.mesh=false"
 REPEATS = 3
 CHUNK = 32  # halos that caustics sums at once when not compiled: temporaries of 512 kB
+
+
+def world(*more: str) -> World:
+    return World(config.load_recipe("realistic/hst", [*OVERRIDES, *more]).simulation)
+
+
+def scenes(w: World, block: int) -> Scene:
+    return w.scenes(3, "benchmark", block)[CDM]
+
+
+def render_ours(block: int) -> tuple[int, float, float]:
+    """Images, seconds, mean number of halos."""
+    torch.set_num_threads(1)
+    w = world()
+    scene = scenes(w, block).to("cpu", torch.float32)
+    args = w.size, w.pixel_scale, w.instrument, w.simulation.supersampling
+    image.render(scene, *args)
+    start = time.perf_counter()
+    for _ in range(4):
+        image.render(scene, *args)
+    return 4 * len(scene), time.perf_counter() - start, float(scene.truth["n_sub"].mean())
 
 
 def parts(scene: Scene) -> tuple[list[dict[str, Array]], Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from deeplense.lensing import mesh, raytrace
+from deeplense.lensing.mass import MASS
 from deeplense.lensing.raytrace import Component
 
 SIZE, SCALE = 48, 0.08
@@ -38,40 +40,64 @@ def both(component: Component) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(gridded), torch.stack(raytrace.deflection(x, y, [component]))
 
 
-@pytest.mark.parametrize("profile", mesh.MESHED)
-@pytest.mark.parametrize("beyond", [1.0, 30.0])
-def test_a_lone_halo_anywhere_is_right_to_a_thousandth(profile: str, beyond: float) -> None:
-    lone = halos(profile, 1, beyond, images=200)
-    lone.params[mesh.MESHED[profile][0]].fill_(1.0)
-    component = Component(profile, lone.params)
-    gridded, exact = both(component)
-    error = (gridded - exact).norm(dim=0).amax((1, 2)) / exact.norm(dim=0).amax((1, 2))
-    inside = torch.stack([component.params[k].abs() for k in raytrace.CENTER]).amax(0)[:, 0] < SCALE * (SIZE / 2 - 2)
-    assert float(error[inside].max()) < 1e-3
-    assert float(error.max()) < 1e-2  # at the border the four nodes lie on one side
+def bending(profile: str, n: int, low: float, high: float, beyond: float = 1.0) -> Component:
+    """Lone halos in n images that deflect by `low` to `high` rays at the distance of one."""
+    lone = halos(profile, 1, beyond, images=n)
+    shape = {k: v for k, v in lone.params.items() if k not in raytrace.CENTER}
+    strength = mesh.MESHED[profile][0]
+    found = MASS[profile].function(torch.full((n, 1), SCALE**2, dtype=torch.float64), **shape)
+    wanted = torch.logspace(math.log10(low), math.log10(high), n, dtype=torch.float64)[:, None]
+    return Component(profile, lone.params | {strength: lone.params[strength] * wanted / found})
 
 
-@pytest.mark.parametrize("profile", mesh.MESHED)
-def test_next_to_a_halo_the_deflection_is_exact(profile: str) -> None:
-    """The grid's share is taken away again on the nodes around it, to the last digit."""
-    component = halos(profile, 1, images=20)
-    component.params["center_x"].clamp_(-1.2, 1.2)
-    component.params["center_y"].clamp_(-1.2, 1.2)
-    component = Component(profile, component.params)
-    gridded, exact = both(component)
+def distance(component: Component) -> torch.Tensor:
+    """Of rays from lone halos, in rays."""
     x, y = raytrace.grid(SIZE, SCALE, *FLOAT64)
     cx, cy = (component.params[k][..., None] for k in raytrace.CENTER)
-    near = torch.maximum((x - cx).abs(), (y - cy).abs()) < (mesh.NEAR - 1) * SCALE
-    assert int(near.sum()) >= 20 * (2 * mesh.NEAR - 3) ** 2
-    difference = (gridded - exact).norm(dim=0)[near] / exact.norm(dim=0).max()
-    assert float(difference.max()) < 1e-10
+    return torch.hypot(x - cx, y - cy) / SCALE
+
+
+@pytest.mark.parametrize("profile", mesh.MESHED)
+@pytest.mark.parametrize("beyond", [1.0, 30.0])
+def test_a_lone_halo_anywhere_is_right_to_a_hundredth_or_to_little_of_a_ray(profile: str, beyond: float) -> None:
+    component = bending(profile, 200, 1e-4, 1.0, beyond)
+    gridded, exact = both(component)
+    error = (gridded - exact).norm(dim=0).where(distance(component) > 1, 0).amax((1, 2)) / SCALE
+    largest = exact.norm(dim=0).amax((1, 2)) / SCALE
+    assert bool((error < 2e-3 + 0.015 * largest).all())
+    assert float((error / largest).median()) < 0.1
+
+
+@pytest.mark.parametrize("profile", mesh.MESHED)
+@pytest.mark.parametrize(("low", "nodes"), mesh.NEAR.items())
+def test_next_to_a_halo_that_is_not_faint_the_deflection_is_exact(profile: str, low: float, nodes: int) -> None:
+    """The grid's share is taken away again on the rays around it, to the last digit."""
+    component = bending(profile, 20, 1.01 * low, 5 * low)
+    gridded, exact = both(component)
+    near = distance(component) < mesh.STEP * (nodes - 1)
+    assert int(near.sum()) > 20
+    difference = (gridded - exact).norm(dim=0) / exact.norm(dim=0).amax((1, 2), keepdim=True)
+    assert float(difference[near].max()) < 1e-10
+    assert float(difference[~near].max()) > 1e-6
+
+
+def test_weights_are_factors_on_the_deflections() -> None:
+    component = halos("tnfw", 50)
+    assert component.mask is not None
+    grid = mesh.mesh_for("tnfw", SIZE, SCALE, *FLOAT64)
+    some = torch.arange(50) % 3 == 0
+    once, part, mixed = grid.fields(component, torch.stack([torch.ones(50), some, 2 - 3.0 * some])[:, None])
+    torch.testing.assert_close(once, torch.stack(grid.deflection(component)), rtol=1e-9, atol=1e-15)
+    alone = grid.deflection(replace(component, mask=component.mask & some))
+    torch.testing.assert_close(part, torch.stack(alone), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(mixed, 2 * once - 3 * part, rtol=1e-9, atol=1e-12)
 
 
 def test_hundreds_in_groups_with_padding_sum_up(monkeypatch: pytest.MonkeyPatch) -> None:
     component = halos("tnfw", 300)
     gridded, exact = both(component)
     spread = (gridded - exact).norm(dim=0).max() / exact.norm(dim=0).mean()
-    assert float(spread) < 2e-3
+    assert float(spread) < 2e-2
     monkeypatch.setattr(mesh, "HALOS", 250)  # an image at a time
     alone, _ = both(component)
     torch.testing.assert_close(alone, gridded, rtol=1e-9, atol=1e-15)
@@ -109,9 +135,8 @@ def test_neighbouring_images_make_groups() -> None:
     assert list(mesh._groups([], 6)) == []
 
 
-def test_few_halos_are_summed_one_by_one() -> None:
-    assert mesh.on_grid(halos("tnfw", mesh.FEWEST)).mesh
-    assert not mesh.on_grid(halos("tnfw", mesh.FEWEST - 1)).mesh
+def test_whether_there_is_a_grid_is_a_matter_of_the_profile_alone() -> None:
+    assert mesh.on_grid(halos("tnfw", 1)).mesh
     line = Component("line_mass", {"theta_E": torch.ones(1, 40)})
     assert not mesh.on_grid(line).mesh
 
@@ -124,4 +149,5 @@ def test_halos_outside_the_image_deflect_in_it(profile: str) -> None:
     moved = {"center_x": r * torch.cos(angle), "center_y": r * torch.sin(angle)}
     gridded, exact = both(Component(profile, lone.params | moved))
     error = (gridded - exact).norm(dim=0).amax((1, 2)) / exact.norm(dim=0).amax((1, 2))
-    assert float(error.max()) < 3e-3
+    assert float(error.max()) < 3e-2
+    assert float(error.median()) < 1e-4

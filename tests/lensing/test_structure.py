@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.integrate import quad
+from scipy.special import hyp2f1
 
 from deeplense.lensing import cosmology
 from deeplense.lensing.structure import DELTA_C, Structure
@@ -82,3 +83,10 @@ def test_comoving_distances() -> None:
     assert chi[1] == pytest.approx(d.D_l * 1.5, rel=1e-9)
     assert (chi[2] - chi[1]) / 2.5 == pytest.approx(d.D_ls, rel=1e-9)
     np.testing.assert_allclose(cosmology.redshift_at(chi), z, rtol=1e-8)
+
+
+def test_growth_of_a_flat_universe_is_a_hypergeometric_function() -> None:
+    z = np.geomspace(1e-4, 20, 50)
+    for Om0 in (0.25, 0.3):
+        exact = [a * hyp2f1(1 / 3, 1, 11 / 6, -(a**3) * (1 - Om0) / Om0) for a in (1 / (1 + z), 1.0)]
+        np.testing.assert_allclose(Structure(Om0=Om0).growth(z), exact[0] / exact[1], rtol=1e-9)

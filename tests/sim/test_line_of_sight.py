@@ -173,6 +173,16 @@ def test_decoupled_planes_on_a_mesh_are_nearly_the_recursive_lens_equation(name:
     assert float((error / effect).max()) < 0.2
 
 
+@pytest.mark.parametrize("name", ["cdm", "uldm"])
+def test_an_image_does_not_depend_on_the_batch_it_is_in(name: str) -> None:
+    world = world_of(name)
+    scene = world.scenes(4, "test", 0, 5)[0].to("cpu", torch.float32)
+    args = world.size, world.pixel_scale, world.instruments, world.simulation.supersampling
+    together = image.render(scene, *args)
+    alone = torch.cat([image.render(scene[k : k + 1], *args) for k in range(len(scene))])
+    assert float((together - alone).abs().max() / together.max()) < 2e-5
+
+
 def test_the_ring_has_the_mean_deflection_that_was_drawn() -> None:
     """Macro lens, subhalos and field together, by rays on the circle."""
     world = world_of("cdm", "simulation.lens.a3=0", "simulation.lens.a4=0")

@@ -49,8 +49,20 @@ class Component:
         keep = keep if self.mask is None else keep & self.mask
         longest = max(1, int(keep.sum(1).max())) if len(keep) else 1
         order = torch.argsort(~keep, dim=1, stable=True)[:, :longest]
-        params = {k: v.gather(1, order) for k, v in self.params.items()}
-        return replace(self, params=params, mask=keep.gather(1, order))
+        return replace(self.gathered(order), mask=keep.gather(1, order))
+
+    def gathered(self, order: Tensor) -> Component:
+        """Those at the places `order` (B, n) of each image."""
+        mask = None if self.mask is None else self.mask.gather(1, order)
+        return replace(self, params={k: v.gather(1, order) for k, v in self.params.items()}, mask=mask)
+
+    def padded(self, width: int) -> Component:
+        """With so many columns, the last of them again and again; what is new is not there."""
+        n = next(iter(self.params.values())).shape[1]
+        mask = torch.ones_like(next(iter(self.params.values())), dtype=torch.bool) if self.mask is None else self.mask
+        column = torch.arange(width, device=mask.device)
+        order = column.clamp_max(n - 1).expand(len(mask), -1)
+        return replace(self.gathered(order), mask=mask.gather(1, order) & (column < n))
 
     def trimmed(self) -> Component:
         """Without what need not be computed: images alike, columns at the end that are padding in all images."""

@@ -23,10 +23,10 @@ from deeplense.sim import psf
 from deeplense.sim.bands import bands_of, pixel_scale
 from deeplense.sim.checks import check
 from deeplense.sim.draws import Drawn, Draws
-from deeplense.sim.macro import macro_lens, match_mass
+from deeplense.sim.macro import MOST, macro_lens, match_mass, share_of_mass
 from deeplense.sim.scene import InBand, Scene
 from deeplense.sim.substructure import POPULATIONS, Host, Substructure, Truth
-from deeplense.sim.substructure.base import POPULATION, is_population, padded, tensors
+from deeplense.sim.substructure.base import POPULATION, is_population, mixed, padded, tensors
 
 if TYPE_CHECKING:
     from deeplense.sim.lenses import Lenses
@@ -35,6 +35,9 @@ PYHALO = (
     69.7,
     0.2814,
 )  # H0, Om0: DeepLenseSim takes this one ratio from pyHalo's cosmology, not from its own
+
+
+REDRAWS = 20  # of substructure that is heavier than its lens
 
 
 class Rebuilt(NamedTuple):
@@ -124,10 +127,9 @@ class World:
             # drawn for the whole block, so that a shorter last block begins as a whole one would
             rows = np.flatnonzero(labels == label)
             drawn = {k: v[rows] for k, v in macro.items()}
-            host = self._host(drawn)
-            sub = population.sample(rng.generator(seed, f"{stream}/substructure", block, label), host)
+            sub, share = self._substructure(population, drawn, (seed, f"{stream}/substructure", block, label))
             at = torch.from_numpy(rows)
-            scene = self._scene(drawn, sub, label, index[rows], [band[at] for band in bands])
+            scene = self._scene(drawn, sub, share, label, index[rows], [band[at] for band in bands])
             scenes.append(scene[: int((rows < n).sum())])
         return [s for s in scenes if len(s)]
 
@@ -181,7 +183,30 @@ class World:
         )
         truth = {t.name: stored[t.name] for t in population.truth()}
         sub = population.build(truth, padded(rows), self._host(drawn))
-        return Rebuilt(self._mass(drawn, sub, label), sub.planes)
+        return Rebuilt(self._mass(drawn, sub, self._share(drawn, sub), label), sub.planes)
+
+    def _substructure(
+        self, population: Any, drawn: Drawn, key: tuple[int, str, int, int]
+    ) -> tuple[Substructure, NDArray[np.float64]]:
+        """Of these lenses, with its share of their mass; drawn again where hardly any is left for the lens."""
+        host, (seed, stream, block, label) = self._host(drawn), key
+        sub = population.sample(rng.generator(*key), host)
+        share = self._share(drawn, sub)
+        for again in range(1, REDRAWS + 1):
+            heavy = share > MOST
+            if sub.halos is None or not hasattr(population, "build") or not heavy.any():
+                break
+            other = population.sample(rng.generator(seed, f"{stream}/again {again}", block, label), host)
+            truth = {k: np.where(heavy, other.truth[k], v) for k, v in sub.truth.items()}
+            sub = population.build(truth, mixed(heavy, other.halos, sub.halos), host)
+            share = self._share(drawn, sub)
+        return sub, share
+
+    def _share(self, drawn: Drawn, sub: Substructure) -> NDArray[np.float64]:
+        """Of the lenses' mass that the substructure takes away from them, where it does."""
+        if not self.simulation.match_mass:
+            return np.zeros(len(drawn["lens.theta_E"]))
+        return share_of_mass(drawn, sub.mass, sub.planes)
 
     def _host(self, drawn: Drawn) -> Host:
         columns = {k: v[:, None] for k, v in drawn.items()}
@@ -200,11 +225,17 @@ class World:
         )
 
     def _scene(
-        self, drawn: Drawn, sub: Substructure, label: int, index: NDArray[np.int64], bands: list[InBand]
+        self,
+        drawn: Drawn,
+        sub: Substructure,
+        share: NDArray[np.float64],
+        label: int,
+        index: NDArray[np.int64],
+        bands: list[InBand],
     ) -> Scene:
         truth = {**drawn, **sub.truth}
         return Scene(
-            mass=self._mass(drawn, sub, label),
+            mass=self._mass(drawn, sub, share, label),
             source=bands[0].source,
             lens_light=bands[0].lens_light,
             deflection_scale=torch.full((len(index),), self.deflection_scale, dtype=torch.float64),
@@ -219,9 +250,9 @@ class World:
             more_bands=bands[1:],
         )
 
-    def _mass(self, drawn: Drawn, sub: Substructure, label: int) -> list[Component]:
+    def _mass(self, drawn: Drawn, sub: Substructure, share: NDArray[np.float64], label: int) -> list[Component]:
         if self.simulation.match_mass:
-            drawn = drawn | {"lens.theta_E": match_mass(drawn, sub.mass, sub.planes)}
+            drawn = drawn | {"lens.theta_E": match_mass(drawn, share)}
         macro = macro_lens(drawn, alike=self._draws.fixed(label) and not self.simulation.match_mass)
         halos = [dataclasses.replace(c, fused=self.simulation.compile) for c in sub.mass]
         if self.simulation.mesh and not (sub.planes and sub.planes.coupled):  # rays bent in turn lie on no grid

@@ -89,6 +89,19 @@ class Halos(NamedTuple):
     mask: NDArray[np.bool_]
 
 
+def mixed(rows: NDArray[np.bool_], yes: Halos, no: Halos) -> Halos:
+    """The halos of the images (n,) where `rows` is true from one, of the others from the other."""
+    width = max(yes.mask.shape[1], no.mask.shape[1])
+
+    def pick(one: Array, other: Array) -> Array:
+        wide = (np.pad(v, ((0, 0), (0, width - v.shape[1])), mode="edge") for v in (one, other))
+        return np.where(rows[:, None], *wide)
+
+    there = np.arange(width)
+    mask = pick(yes.mask, no.mask) & np.where(rows[:, None], there < yes.mask.shape[1], there < no.mask.shape[1])
+    return Halos({k: pick(v, no.columns[k]) for k, v in yes.columns.items()}, mask)
+
+
 @dataclass
 class Substructure:
     """Deflectors of n images; what was drawn, name -> (n,); each halo's row, where there are halos; and the planes in

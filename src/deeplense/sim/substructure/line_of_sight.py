@@ -127,8 +127,19 @@ def draw(rng: Generator, slices: Slices, host: Host, mass: list[float], factor: 
 
 def in_planes(component: Component, index: Array) -> list[Component]:
     """Deflectors (n, N) as one component for each plane but the lens's; `index` (n, N) says in which each is."""
-    others = (k for k in range(FRONT + BEHIND + 1) if k != FRONT)
-    return [dataclasses.replace(component.only(torch.from_numpy(index == k)), plane=k - FRONT) for k in others]
+    planes = [k for k in range(FRONT + BEHIND + 1) if k != FRONT]
+    index = index if component.mask is None else np.where(component.mask.numpy(), index, FRONT)
+    order = torch.from_numpy(np.argsort(index.astype(np.int8), axis=1, kind="stable"))  # by radix
+    sorted_ = component.gathered(order)
+    count = np.stack([(index == k).sum(1) for k in range(FRONT + BEHIND + 1)], axis=1)
+    start = np.cumsum(count, axis=1) - count
+    found = []
+    for k in planes:
+        column = np.arange(max(1, int(count[:, k].max(initial=0))))
+        at = torch.from_numpy(np.minimum(start[:, k, None] + column, max(0, index.shape[1] - 1)))
+        there = torch.from_numpy(column < count[:, k, None])
+        found.append(dataclasses.replace(sorted_.gathered(at), mask=there, plane=k - FRONT))
+    return found
 
 
 def mean_convergence(slices: Slices, mean_mass: Array) -> Array:
