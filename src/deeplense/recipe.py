@@ -103,6 +103,16 @@ class Source:
 
 
 @dataclass
+class Quasar:
+    """A point of light at the source's centre, seen in every image that the lens makes of it. Give `amplitude`
+    [counts/s] or `magnitude` (AB), of the quasar itself, not of its images; alike in all bands.
+    """
+
+    amplitude: Annotated[Prior, Range(0, 1e12)] | None = None
+    magnitude: Annotated[Prior, Range(-100, 100)] | None = None
+
+
+@dataclass
 class CosmicRays:
     """Tracks that no rejection has found."""
 
@@ -168,6 +178,7 @@ class Simulation:
     selection: Selection | None = None
     lens: Lens = field(default_factory=Lens)
     source: Source = field(default_factory=Source)
+    quasar: Quasar | None = None
     lens_light: Source | None = None
     lens_envelope: Source | None = None  # a second, outer component of the lens light
     lens_light_residual: Unit | None = None  # share that its subtraction leaves, of either sign; not subtracted: null

@@ -69,11 +69,11 @@ class Forward:
         light = [*scene.source, *scene.lens_light]
         plain = all(c.profile == "sersic" for c in light) and not scene.subtracted
         s = world.simulation
-        plain = plain and not (scene.more_bands or s.lens_envelope or s.scale_to_max)
+        plain = plain and not (scene.more_bands or scene.quasar or s.lens_envelope or s.scale_to_max)
         detector = replace(world.instrument.detector, correlation=0.0)
         if not plain or scene.psf is not None or detector != NOTHING_MORE:
             raise UserError(
-                "simulation: images, psf kernels, lens_envelope, lens_light_residual, cosmic_rays, bad_pixels, "
+                "simulation: images, quasar, psf kernels, lens_envelope, lens_light_residual, cosmic_rays, bad_pixels, "
                 "scale_to_max and several bands have no likelihood here; leave them out"
             )
         self.world, self.subhalo = world, subhalo

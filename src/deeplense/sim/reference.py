@@ -147,10 +147,12 @@ def render(
         instrument: of each of the scene's bands; one alone stands for itself.
 
     Raises:
-        UserError: lenstronomy is not installed.
+        UserError: lenstronomy is not installed, or there is a quasar.
     """
     if ImageModel is None:
         raise UserError("engine lenstronomy: not installed; run pip install 'deeplense[reference]'")
+    if scene.quasar is not None:
+        raise UserError("engine lenstronomy: draws no quasars here; leave out simulation.quasar")
     instruments = [instrument] if isinstance(instrument, Instrument) else instrument
     args = size, pixel_scale
     bands = [

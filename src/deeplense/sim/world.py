@@ -24,6 +24,7 @@ from deeplense.sim.bands import bands_of, pixel_scale
 from deeplense.sim.checks import check
 from deeplense.sim.draws import Drawn, Draws
 from deeplense.sim.macro import macro_lens, match_mass
+from deeplense.sim.quasar import quasar_of
 from deeplense.sim.scene import InBand, Scene
 from deeplense.sim.substructure import POPULATIONS, Host, Substructure, Truth
 from deeplense.sim.substructure.base import POPULATION, is_population, padded, tensors
@@ -213,6 +214,7 @@ class World:
             truth={k: torch.from_numpy(np.asarray(v, dtype=np.float64)) for k, v in truth.items()},
             halos=_halos(sub),
             psf=bands[0].psf,
+            quasar=bands[0].quasar,
             subtracted=bands[0].subtracted,
             planes=sub.planes,
             more_bands=bands[1:],
@@ -249,7 +251,7 @@ class World:
             kernels = None
             if band.kernels is not None:
                 kernels = band.kernels[torch.from_numpy(drawn[f"{band.prefix}psf"]).long()]
-            seen.append(InBand(*lights, exposure, kernels))
+            seen.append(InBand(*lights, exposure, kernels, quasar_of(drawn, band.instrument)))
         return seen
 
     def _deflection_scale(self) -> float:
