@@ -118,7 +118,7 @@ def test_a_recipe_draws_quasars_in_its_sources() -> None:
     scene = four.scenes[0][:1]
     with pytest.raises(UserError, match="quasar"):
         Forward(world, scene)
-    with pytest.raises(UserError, match="leave out simulation.quasar"):
+    with pytest.raises(UserError, match=r"leave out simulation\.quasar"):
         reference.render(scene, 8, 0.1, world.instrument)
     with pytest.raises(UserError, match=r"simulation\.quasar\.magnitude: the instrument has no zero point"):
         World("model_1", ["simulation.quasar={magnitude: 20}"])

@@ -19,13 +19,13 @@ from deeplense.lensing.mass import MASS
 from deeplense.lensing.raytrace import CENTER, Component
 from deeplense.sim import image
 from deeplense.sim.detector import NOTHING_MORE
+from deeplense.sim.macro import MACRO
 from deeplense.sim.scene import Scene
 from deeplense.sim.world import World
 
 Values = dict[str, Tensor]
 VORTEX = ("log10_m_axion", "vortex_angle", "vortex_log10_mass", "vortex_x", "vortex_y")
 SUBHALO = ("subhalo_log10_mass", "subhalo_x", "subhalo_y")
-MACRO = ("sie", "epl", "multipole", "shear")  # profiles of the macro lens; any other is dark structure
 
 
 class Place(NamedTuple):

@@ -71,7 +71,8 @@ def images_of(
         at_x, at_y = _attached(at_x, at_y, beta_x, beta_y, deflection, jacobian)
         mu = jacobian(at_x, at_y).magnification
     zero = torch.zeros_like(mu[:, 0])
-    return PointImages(*(torch.where(keep, v[:, 0], zero) for v in (at_x, at_y, mu)), keep)
+    x_images, y_images, mu = (torch.where(keep, v[:, 0], zero) for v in (at_x, at_y, mu))
+    return PointImages(x_images, y_images, mu, keep)
 
 
 def _attached(
@@ -128,7 +129,7 @@ def _newton(
     many planes they take far less time than automatic differentiation."""
     n = x.shape[-1]
     alpha_x, alpha_y = deflection(torch.cat([x, x + SLOPE, x], -1), torch.cat([y, y, y + SLOPE], -1))
-    (ax, ax_right, ax_above), (ay, ay_right, ay_above) = (v.split(n, -1) for v in (alpha_x, alpha_y))
+    (ax, ax_right, ax_above), (ay, ay_right, ay_above) = (torch.split(v, n, -1) for v in (alpha_x, alpha_y))
     off_x, off_y = x - ax - beta_x, y - ay - beta_y
     slopes = (ax_right - ax, ax_above - ax, ay_right - ay, ay_above - ay)
     xx, xy, yx, yy = (v / SLOPE for v in slopes)

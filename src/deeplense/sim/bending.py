@@ -1,4 +1,4 @@
-"""What bends the rays of drawn scenes, as functions of position: every deflector summed exactly, through every plane."""
+"""What bends the rays of drawn scenes, as functions of position: deflectors summed exactly, through every plane."""
 
 from __future__ import annotations
 
