@@ -66,7 +66,7 @@ def nfw_mass(
 
 
 def scale_mass(m200: ArrayLike, c: ArrayLike) -> Array:
-    """M_s = 4π ρ_s R_s³ = M200/[ln(1+c) − c/(1+c)] [Msun]."""
+    """M_s = 4π ρ_s R_s³ = M200/(ln(1+c) − c/(1+c)) [Msun]."""
     return _array(m200) / _mu(_array(c))
 
 

@@ -55,7 +55,7 @@ class World:
     Attributes:
         classes: names, in the order of the labels. truth: every parameter stored with an image.
         bands: names of the images' channels. instruments: of each; instrument: of the first.
-        pixel_scale [arcsec], size [pixels].
+        pixel_scale: [arcsec]. size: [pixels] a side.
 
     Raises:
         UserError: anything in the section that makes no sense, named by its key.
