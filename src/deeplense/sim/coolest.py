@@ -1,4 +1,4 @@
-"""Lenses as COOLEST templates (Galan et al. 2023, JOSS 8, 5567), in and out: plain JSON, version 0.1.11 of the standard.
+"""Lenses as COOLEST templates (Galan et al. 2023, JOSS 8, 5567) of version 0.1.11, in and out, as plain JSON.
 
 Angles there are degrees from the y axis towards −x (east of north), radii are those of lenstronomy and ours. To add a
 profile: a line in `MASS` or `LIGHT`.
@@ -178,7 +178,7 @@ def write_coolest(lens: Lenses, path: str | Path) -> Path:
             "pixel_size": world.pixel_scale,
             "readout_noise": 0.0,
             "psf": {"type": None, "description": None},
-        },  # fmt: skip
+        },
         "cosmology": {"H0": cosmology.H0, "Om0": cosmology.Om0, "astropy_name": "FlatLambdaCDM"},
     }
     path.write_text(json.dumps(tree, indent=2) + "\n")
