@@ -44,10 +44,11 @@ Redshift = Annotated[Prior, Range(0, 50, "(]")]
 
 @dataclass
 class Cosmology:
-    """Flat ΛCDM. `distances: luminosity` is a fault of DeepLenseSim, kept for its recipes."""
+    """Flat, of matter and dark energy of constant w0. `distances: luminosity` is a fault of DeepLenseSim, kept for its recipes."""
 
     H0: Annotated[float, Range(1, 1000)] = 70.0  # km/s/Mpc
     Om0: Annotated[float, Range(0, 1, "(]")] = 0.3
+    w0: Annotated[float, Range(-3, -0.1)] = -1.0  # pressure over density of dark energy
     distances: Literal["angular_diameter", "luminosity"] = "angular_diameter"
 
 

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 from deeplense import config
 from deeplense.errors import UserError
-from deeplense.lensing.cosmology import Distances
+from deeplense.lensing.cosmology import Distances, expansion2
 from deeplense.lensing.light import sersic_flux
 from deeplense.lensing.mass import MASS
 from deeplense.lensing.raytrace import CENTER, Component
@@ -35,6 +35,7 @@ class Place(NamedTuple):
     z_lens: float
     H0: float
     Om0: float
+    w0: float = -1.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Forward:
             )
         self.world, self.subhalo = world, subhalo
         c, z_lens = world.simulation.cosmology, float(scene.truth["z_lens"][0])
-        self._place = Place(world.distances_of(scene)[0], z_lens, c.H0, c.Om0)
+        self._place = Place(world.distances_of(scene)[0], z_lens, c.H0, c.Om0, c.w0)
         self.size, self.pixel_scale, self.exposure = world.size, world.pixel_scale, float(scene.exposure)
         self._scene = scene.to("cpu", torch.float64)
         lights = {"source": self._scene.source, "lens_light": self._scene.lens_light}
@@ -268,8 +269,8 @@ def _tnfw(log10_mass: Tensor, place: Place) -> Values:
 
     Truncated at 1.4 kpc (M/10⁷ M☉)^⅓, the tidal radius of Gilman et al. 2020 at 50 kpc from the host's centre.
     """
-    d, z, H0, Om0 = place
-    h2 = (H0 / 100) ** 2 * (Om0 * (1 + z) ** 3 + 1 - Om0)
+    d, z, H0, Om0, w0 = place
+    h2 = (H0 / 100) ** 2 * expansion2(z, Om0, w0)
     critical = 277.54 * h2  # Msun/kpc³
     slope = -0.101 + 0.026 * z
     at_1e12 = 0.520 + 0.385 * float(np.exp(-0.617 * z**1.21))

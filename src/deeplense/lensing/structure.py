@@ -1,6 +1,6 @@
 """How many dark halos there are along the way: variance of the linear density field, its growth, halo mass function.
 
-Masses in Msun, comoving lengths in Mpc (no h). Flat ΛCDM without radiation.
+Masses in Msun, comoving lengths in Mpc (no h). Flat wCDM without radiation.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Structure:
     Ob0: float = 0.05
     sigma8: float = 0.82
     n_s: float = 0.96
+    w0: float = -1.0
 
     @property
     def rho_m(self) -> float:
@@ -65,10 +66,13 @@ class Structure:
         return np.asarray(np.exp(_table(self)(np.log(mass))))
 
     def growth(self, z: ArrayLike) -> Array:
-        """D(z), linear growth with D(0) = 1: a ₂F₁(1/3, 1; 11/6; −a³ Ω_Λ/Ω_m), exact in flat ΛCDM."""
+        """D(z), linear growth with D(0) = 1: a ₂F₁(−1/3w, (w−1)/2w; 1−5/6w; −a^(−3w) Ω_w/Ω_m), exact for a constant w
+        (Silveira & Waga 1994); in flat ΛCDM a ₂F₁(1/3, 1; 11/6; −a³ Ω_Λ/Ω_m)."""
+        w = self.w0
 
         def unnormalised(a: Array) -> Array:
-            return np.asarray(a * hyp2f1(1 / 3, 1, 11 / 6, -(a**3) * (1 - self.Om0) / self.Om0))
+            rest = -(a ** (-3 * w)) * (1 - self.Om0) / self.Om0
+            return np.asarray(a * hyp2f1(-1 / (3 * w), (w - 1) / (2 * w), 1 - 5 / (6 * w), rest))
 
         return unnormalised(1 / (1 + np.asarray(z, dtype=float))) / unnormalised(np.ones(()))
 

@@ -42,7 +42,7 @@ def add_halo(lenses: Lenses, mass: float, x: float, y: float, concentration: flo
         d = lenses.world.distances_of(scene)
         m = np.full(len(scene), mass)
         c = galaxy.concentration(m, z, cosmology.H0) if concentration is None else np.full(len(scene), concentration)
-        R_s, alpha_Rs = halo.nfw_parameters(m, c, z, d, cosmology.H0, cosmology.Om0)
+        R_s, alpha_Rs = halo.nfw_parameters(m, c, z, d, cosmology.H0, cosmology.Om0, cosmology.w0)
         r_trunc = galaxy.truncation(m, np.full(len(scene), DEPTH)) / d.kpc_per_arcsec
         place = {"center_x": np.full(len(scene), x), "center_y": np.full(len(scene), y)}
         params = {"R_s": R_s, "alpha_Rs": alpha_Rs, "r_trunc": r_trunc, **place}
@@ -80,9 +80,9 @@ def add_profiles(lens: Lenses, profiles: Sequence[Component], redshifts: Sequenc
         parts = [part for _, part in group]
         params = {k: torch.cat([p.params[k] for p in parts], 1) for k in parts[0].params}
         added.append(dataclasses.replace(parts[0], params=params, plane=z.index(at) - front))
-    planes = scene.planes
+    planes, cosmology = scene.planes, lens.world.simulation.cosmology
     if len(z) > 1:
         column = torch.tensor([z], dtype=torch.float64)
-        planes = Planes(column, scene.truth["z_source"], front, lens.world.simulation.cosmology.Om0)
+        planes = Planes(column, scene.truth["z_source"], front, cosmology.Om0, w0=cosmology.w0)
     made: Scene = dataclasses.replace(scene, mass=[*scene.mass, *added], planes=planes)
     return Lenses(lens.world, [made], lens.seed, lens.stream)

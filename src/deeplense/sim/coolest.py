@@ -143,6 +143,8 @@ def write_coolest(lens: Lenses, path: str | Path) -> Path:
     if len(lens) != 1:
         raise UserError(f"{len(lens)} lenses; give one of them, lenses[k]")
     scene = lens.scenes[0]
+    if lens.world.simulation.cosmology.w0 != -1:
+        raise UserError("a COOLEST template knows flat ΛCDM alone; leave cosmology.w0 at -1")
     if scene.planes is not None or scene.quasar is not None:
         raise UserError("a COOLEST template has no halos in several planes and no quasars; draw the lens without")
     front = [p for c in scene.mass for p in _of_component(MASS, c)]

@@ -132,9 +132,9 @@ class Draws:
         redshifts = drawn["z_lens"], drawn["z_source"]
         constant = len(self.redshifts) == 2 and all(prior.constant for prior in self.redshifts.values())
         if constant and len(redshifts[0]):
-            found = make(float(redshifts[0][0]), float(redshifts[1][0]), c.H0, c.Om0)
+            found = make(float(redshifts[0][0]), float(redshifts[1][0]), c.H0, c.Om0, w0=c.w0)
             return found.like(redshifts[0])
-        return make(*redshifts, c.H0, c.Om0)
+        return make(*redshifts, c.H0, c.Om0, w0=c.w0)
 
     def truths(self) -> list[Truth]:
         """Of everything drawn that varies, and of what the light draws beside it."""
@@ -200,7 +200,7 @@ class Draws:
                 drawn[f"{band.prefix}psf"] = generator.integers(len(band.kernels), size=n).astype(float)
         if self.sky is not None:
             c = self._s.cosmology
-            found = self.sky.draw(generator, drawn, Setting(c.H0, c.Om0, self._bands[0].name))
+            found = self.sky.draw(generator, drawn, Setting(c.H0, c.Om0, self._bands[0].name, c.w0))
             missing = [k for k in self.tied if np.shape(found.get(k)) != (n,)]
             check(not missing, "simulation.sky", f"draw gives no ({n},) array of {', '.join(missing)}")
             drawn |= {k: np.asarray(found[k], dtype=np.float64) for k in self.tied}

@@ -197,6 +197,7 @@ class World:
             c.H0,
             c.Om0,
             columns.get("log10_m_host"),
+            c.w0,
         )
 
     def _scene(
