@@ -44,7 +44,10 @@ Redshift = Annotated[Prior, Range(0, 50, "(]")]
 
 @dataclass
 class Cosmology:
-    """Flat, of matter and dark energy of constant w0. `distances: luminosity` is a fault of DeepLenseSim, kept for its recipes."""
+    """Flat, of matter and dark energy of constant w0, the same for all images.
+
+    `distances: luminosity` is a fault of DeepLenseSim, kept for its recipes.
+    """
 
     H0: Annotated[float, Range(1, 1000)] = 70.0  # km/s/Mpc
     Om0: Annotated[float, Range(0, 1, "(]")] = 0.3

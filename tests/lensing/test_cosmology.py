@@ -52,7 +52,7 @@ def test_dark_energy_is_astropys(w0: float) -> None:
     expected = (
         theirs.angular_diameter_distance(0.5).value,
         theirs.angular_diameter_distance(1.5).value,
-        theirs.angular_diameter_distance_z1z2(0.5, 1.5).value,
+        theirs.angular_diameter_distance(0.5, 1.5).value,
     )
     np.testing.assert_allclose((d.D_l, d.D_s, d.D_ls), expected, rtol=1e-12)
     z = np.array([0.1, 0.5, 1.5, 6.0])
@@ -83,16 +83,23 @@ def test_a_recipes_dark_energy_is_that_of_its_distances_delays_and_halos() -> No
     scene, theirs = one.scenes[0], FlatwCDM(H0=70, Om0=0.3, w0=-0.6)
     assert scene.planes is not None
     z_l, z_s = (float(scene.truth[k][0]) for k in ("z_lens", "z_source"))
-    assert world.distances_of(scene)[0].D_ls == pytest.approx(theirs.angular_diameter_distance_z1z2(z_l, z_s).value)
+    assert world.distances_of(scene)[0].D_ls == pytest.approx(theirs.angular_diameter_distance(z_l, z_s).value)
     chi, chi_s = scene.planes.distances()
     np.testing.assert_allclose(chi[0], theirs.comoving_distance(scene.planes.z[0].numpy()).value, rtol=1e-8)
     assert float(chi_s) == pytest.approx(theirs.comoving_distance(z_s).value, rel=1e-8)
     sigma = float(scene.truth["sigma_v"][0])  # θ_E = 4π (σ/c)² D_ls/D_s
     D_s = theirs.angular_diameter_distance(z_s).value
-    radius = 4 * np.pi * (sigma / halo.C_KM_S) ** 2 * theirs.angular_diameter_distance_z1z2(z_l, z_s).value / D_s
+    radius = 4 * np.pi * (sigma / halo.C_KM_S) ** 2 * theirs.angular_diameter_distance(z_l, z_s).value / D_s
     assert float(scene.truth["lens.theta_E"][0]) == pytest.approx(np.degrees(radius) * 3600, rel=1e-6)
     model, kwargs = reference._lens_model(scene, 0)
     x, y = (torch.tensor([v], dtype=torch.float64) for v in ([0.7, -0.9], [0.4, 0.8]))
     expected = model.alpha(x[0].numpy(), y[0].numpy(), kwargs)
     for ours, other in zip(one.deflection(x, y), expected, strict=True):
         np.testing.assert_allclose(ours[0, 0], other, atol=1e-7)
+
+
+def test_of_angles_drawn_directly_H0_changes_the_delays_alone() -> None:
+    section = {"size": 24, "lens": {"theta_E": 1.0}, "source": {"amplitude": 1.0, "center_x": 0.2}}
+    near, far = (World({"simulation": section}, [f"simulation.cosmology.H0={H0}"]).draw(1) for H0 in (70, 35))
+    assert torch.equal(near.image(), far.image())
+    torch.testing.assert_close(far.time_delay(), 2 * near.time_delay(), rtol=1e-9, atol=0)

@@ -96,7 +96,7 @@ def picture(image: NDArray[np.float32], blue_first: bool) -> NDArray[np.float64]
     Args:
         blue_first: the order of the channels, else red first.
     """
-    known = np.isfinite(image).all(0)
+    known = np.asarray(np.isfinite(image).all(0))
     if len(image) < 3 or not known.any():
         return stretch(image)
     channels = np.where(known, image, np.nan).astype(np.float64)[[0, len(image) // 2, len(image) - 1]]

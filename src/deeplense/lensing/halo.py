@@ -25,7 +25,7 @@ SOLITON_CORE = 0.239320  # mass within the core radius / total mass, for ρ ∝ 
 
 def rho_crit(z: ArrayLike, H0: float = 70.0, Om0: float = 0.3, w0: float = -1.0) -> Array:
     """Critical density 3H²/(8πG) of a flat universe without radiation [Msun/Mpc³]."""
-    return 3 * (H0 / C_KM_S) ** 2 * expansion2(_array(z), Om0, w0) / (8 * np.pi * G_OVER_C2)
+    return np.asarray(3 * (H0 / C_KM_S) ** 2 * expansion2(_array(z), Om0, w0) / (8 * np.pi * G_OVER_C2))
 
 
 def nfw_parameters(
