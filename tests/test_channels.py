@@ -94,6 +94,9 @@ def test_three_channels_are_a_colour_picture() -> None:
     assert float((dark.max(-1) - dark.min(-1)).mean()) < 0.1
     image[1, 5, 5] = np.nan
     assert len(set(picture(image, True)[5, 5].tolist())) == 1
+    five = np.stack([image[0], image[1], image[1] * 3, image[2], image[2]])
+    expected = picture(np.stack([image[0], image[1] * 3, image[2]]), True)
+    np.testing.assert_array_equal(picture(five, True), expected)  # the first, the middle and the last band
     np.testing.assert_array_equal(picture(image[:1], True), stretch(image[:1]))
     assert np.isnan(picture(np.full((3, 4, 4), np.nan, np.float32), True)).all()
     assert np.isfinite(picture(np.zeros((3, 4, 4), np.float32), True)).all()

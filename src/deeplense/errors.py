@@ -18,7 +18,8 @@ class UserError(ValueError):
 def nearest(key: str, known: Iterable[str]) -> str:
     """The rest of an error message: `; did you mean 'x'?` and the known keys."""
     known = list(known)
-    close = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.5)
+    alike = [name for name in known if name.lower() == key.lower()]  # h0 is H0, not w0
+    close = alike or difflib.get_close_matches(key[:100], known, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{hint}(known: {', '.join(known)})"
 

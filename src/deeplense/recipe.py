@@ -44,10 +44,14 @@ Redshift = Annotated[Prior, Range(0, 50, "(]")]
 
 @dataclass
 class Cosmology:
-    """Flat ΛCDM. `distances: luminosity` is a fault of DeepLenseSim, kept for its recipes."""
+    """Flat, of matter and dark energy of constant w0, the same for all images.
+
+    `distances: luminosity` is a fault of DeepLenseSim, kept for its recipes.
+    """
 
     H0: Annotated[float, Range(1, 1000)] = 70.0  # km/s/Mpc
     Om0: Annotated[float, Range(0, 1, "(]")] = 0.3
+    w0: Annotated[float, Range(-3, -0.1)] = -1.0  # pressure over density of dark energy
     distances: Literal["angular_diameter", "luminosity"] = "angular_diameter"
 
 
@@ -100,6 +104,16 @@ class Source:
     # {g-r: prior}: magnitude in g less that in r, of bands that follow one another; 0 when not given, but an image with
     # a channel for each band has the colours of its pixels when none is given
     colours: dict[str, Annotated[Prior, Range(-100, 100)]] | None = None
+
+
+@dataclass
+class Quasar:
+    """A point of light at the source's centre, seen in every image that the lens makes of it. Give `amplitude`
+    [counts/s] or `magnitude` (AB), of the quasar itself, not of its images; alike in all bands.
+    """
+
+    amplitude: Annotated[Prior, Range(0, 1e12)] | None = None
+    magnitude: Annotated[Prior, Range(-100, 100)] | None = None
 
 
 @dataclass
@@ -171,6 +185,7 @@ class Simulation:
     selection: Selection | None = None
     lens: Lens = field(default_factory=Lens)
     source: Source = field(default_factory=Source)
+    quasar: Quasar | None = None
     lens_light: Source | None = None
     lens_envelope: Source | None = None  # a second, outer component of the lens light
     lens_light_residual: Unit | None = None  # share that its subtraction leaves, of either sign; not subtracted: null

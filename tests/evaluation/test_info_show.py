@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from deeplense import config
@@ -16,11 +17,13 @@ from deeplense.data.generate import simulate
 from deeplense.data.schema import read_manifest
 from deeplense.data.store import Dataset
 from deeplense.errors import UserError
+from deeplense.evaluation import inject
 from deeplense.evaluation import show as showing
-from deeplense.evaluation.forward import MACRO
+from deeplense.evaluation.forward import Forward
 from deeplense.evaluation.info import info
 from deeplense.evaluation.show import show
-from deeplense.sim.macro import macro_lens
+from deeplense.sim.macro import MACRO, macro_lens
+from deeplense.sim.world import World
 from deeplense.training.fit import train
 
 SMALL = ["simulation.size=24", "splits={train: 4, test: 9}"]
@@ -217,3 +220,33 @@ def test_without_substructure_the_whole_macro_lens_stays() -> None:
     for gamma in (2.0, 2.2):
         drawn = {f"lens.{k}": np.full(1, 0.1) for k in names} | {"lens.gamma": np.full(1, gamma)}
         assert {c.profile for c in macro_lens(drawn)} <= set(MACRO)
+
+
+def test_one_halo_is_injected(simulated: Path, tmp_path: Path) -> None:
+    id = Dataset(simulated).split("test").ids[0]
+    for source, of in ((simulated, id), ("model_2", None)):
+        text = show(source, tmp_path / "halo.svg", id=of, inject="1e10,0.6,-0.2,12").read_text()
+        for label in ("without the halo", "with the halo", "effect of the halo", "effect of the halo [σ]"):
+            assert f"<!-- {label} -->" in text
+        assert "a halo of 1e+10 Msun at (0.6″, -0.2″), c = 12, χ = " in text
+    for text, match in (
+        ("1e9", "--inject 1e9: give mass"),
+        ("1e9,a,0", "give mass"),
+        ("1e9,0,0,1,2", "give mass"),
+        ("-1e9,0,0", "mass is -1e\\+09; it must be positive"),
+    ):
+        with pytest.raises(UserError, match=match):
+            show("model_2", tmp_path / "none.svg", inject=text)
+    with pytest.raises(UserError, match=r"--inject 1e9,0,0: give --id of an image"):
+        show(simulated, tmp_path / "none.svg", inject="1e9,0,0")
+
+
+def test_the_injected_halos_residual_is_in_units_of_the_noise() -> None:
+    lens = World("model_2").draw(1)
+    found = inject.panels(lens, inject.parse("1e10,0.6,-0.2"))
+    change = found["with the halo"] - found["without the halo"]
+    np.testing.assert_allclose(found["effect of the halo"], change, atol=1e-6 * found["with the halo"].max())
+    forward = Forward(lens.world, lens.scenes[0])
+    sigma = forward.variance(torch.from_numpy(found["without the halo"][0]).double()).sqrt().numpy()
+    np.testing.assert_allclose(found["effect of the halo [σ]"][0], found["effect of the halo"][0] / sigma, rtol=1e-4)
+    assert inject.total(found) == pytest.approx(np.sqrt(((change[0] / sigma) ** 2).sum()), rel=1e-3)

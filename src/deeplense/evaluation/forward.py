@@ -13,19 +13,19 @@ from torch.autograd import forward_ad
 
 from deeplense import config
 from deeplense.errors import UserError
-from deeplense.lensing.cosmology import Distances
+from deeplense.lensing.cosmology import Distances, expansion2
 from deeplense.lensing.light import sersic_flux
 from deeplense.lensing.mass import MASS
 from deeplense.lensing.raytrace import CENTER, Component
 from deeplense.sim import image
 from deeplense.sim.detector import NOTHING_MORE
+from deeplense.sim.macro import MACRO
 from deeplense.sim.scene import Scene
 from deeplense.sim.world import World
 
 Values = dict[str, Tensor]
 VORTEX = ("log10_m_axion", "vortex_angle", "vortex_log10_mass", "vortex_x", "vortex_y")
 SUBHALO = ("subhalo_log10_mass", "subhalo_x", "subhalo_y")
-MACRO = ("sie", "epl", "multipole", "shear")  # profiles of the macro lens; any other is dark structure
 
 
 class Place(NamedTuple):
@@ -35,6 +35,7 @@ class Place(NamedTuple):
     z_lens: float
     H0: float
     Om0: float
+    w0: float = -1.0
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,16 @@ class Forward:
         light = [*scene.source, *scene.lens_light]
         plain = all(c.profile == "sersic" for c in light) and not scene.subtracted
         s = world.simulation
-        plain = plain and not (scene.more_bands or s.lens_envelope or s.scale_to_max)
+        plain = plain and not (scene.more_bands or scene.quasar or s.lens_envelope or s.scale_to_max)
         detector = replace(world.instrument.detector, correlation=0.0)
         if not plain or scene.psf is not None or detector != NOTHING_MORE:
             raise UserError(
-                "simulation: images, psf kernels, lens_envelope, lens_light_residual, cosmic_rays, bad_pixels, "
+                "simulation: images, quasar, psf kernels, lens_envelope, lens_light_residual, cosmic_rays, bad_pixels, "
                 "scale_to_max and several bands have no likelihood here; leave them out"
             )
         self.world, self.subhalo = world, subhalo
         c, z_lens = world.simulation.cosmology, float(scene.truth["z_lens"][0])
-        self._place = Place(world.distances_of(scene)[0], z_lens, c.H0, c.Om0)
+        self._place = Place(world.distances_of(scene)[0], z_lens, c.H0, c.Om0, c.w0)
         self.size, self.pixel_scale, self.exposure = world.size, world.pixel_scale, float(scene.exposure)
         self._scene = scene.to("cpu", torch.float64)
         lights = {"source": self._scene.source, "lens_light": self._scene.lens_light}
@@ -268,8 +269,8 @@ def _tnfw(log10_mass: Tensor, place: Place) -> Values:
 
     Truncated at 1.4 kpc (M/10⁷ M☉)^⅓, the tidal radius of Gilman et al. 2020 at 50 kpc from the host's centre.
     """
-    d, z, H0, Om0 = place
-    h2 = (H0 / 100) ** 2 * (Om0 * (1 + z) ** 3 + 1 - Om0)
+    d, z, H0, Om0, w0 = place
+    h2 = (H0 / 100) ** 2 * expansion2(z, Om0, w0)
     critical = 277.54 * h2  # Msun/kpc³
     slope = -0.101 + 0.026 * z
     at_1e12 = 0.520 + 0.385 * float(np.exp(-0.617 * z**1.21))

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from astropy.visualization import make_lupton_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ from deeplense.evaluation.plots import INK, MUTED, plain, styled
 
 COLUMNS = 6
 UNKNOWN = 0.65  # grey of pixels that are not finite
-GREY = 5  # times the noise: fainter light has no colour
+SOFT, SOFTEST = 5.0, 0.03  # below so many times the noise, and that share of the bright pixels, colours are linear
 TITLE, CELL, CAPTION = 0.26, 1.55, 0.54  # heights in a row [inch]
 
 
@@ -86,31 +87,29 @@ def stretch(image: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def picture(image: NDArray[np.float32], blue_first: bool) -> NDArray[np.float64]:
-    """(C, H, W) pixels -> (H, W) between 0 and 1 as `stretch` makes it, or of three channels (H, W, 3) in colour.
+    """(C, H, W) pixels -> (H, W) between 0 and 1 as `stretch` makes it, or of three bands or more (H, W, 3) in colour.
 
-    Colours as Lupton et al. (2004, astro-ph/0312483) make them: one stretch for the mean of the channels, whose ratios
-    stay but where they are noise. Each channel is first divided by its bright pixels, so that the whole is white on
-    average; unknown is grey.
+    Colours by astropy's `make_lupton_rgb` (Lupton et al. 2004, astro-ph/0312483): one asinh stretch for the mean of
+    first, middle and last band. Each is first divided by its bright pixels, so that the whole is white on average;
+    unknown is grey.
 
     Args:
         blue_first: the order of the channels, else red first.
     """
-    if len(image) != 3:
+    known = np.asarray(np.isfinite(image).all(0))
+    if len(image) < 3 or not known.any():
         return stretch(image)
-    known = np.isfinite(image).all(0)
-    if not known.any():
-        return stretch(image)
-    channels = np.where(known, image, np.nan).astype(np.float64)
-    channels = channels[::-1] if blue_first else channels
+    channels = np.where(known, image, np.nan).astype(np.float64)[[0, len(image) // 2, len(image) - 1]]
     channels = channels - np.nanmedian(channels, axis=(1, 2), keepdims=True)
     bright = np.nanpercentile(channels, 99.8, axis=(1, 2), keepdims=True)
     channels = channels / np.where(bright > 0, bright, 1)
-    noise = max(GREY * 1.4826 * float(np.nanmedian(np.abs(channels), axis=(1, 2)).max()), 1e-12)
-    mean = channels.mean(0).clip(0)
-    share = ((channels + noise) / (mean + noise)).clip(0)
-    colours = share * stretch(channels.astype(np.float32))
-    colours = colours / np.maximum(colours.max(0), 1)
-    return np.where(known, colours, UNKNOWN).transpose(1, 2, 0)
+    noise = 1.4826 * float(np.nanmedian(np.abs(channels), axis=(1, 2)).max())  # of the noisiest
+    soft = max(SOFT * noise, SOFTEST)
+    Q = 10 * np.sinh(0.1 * np.arcsinh(1 / soft))  # so that the bright pixels are just white
+    channels = np.where(known, channels, 0)
+    red, green, blue = channels[::-1] if blue_first else channels
+    rgb = make_lupton_rgb(red, green, blue, minimum=0, stretch=soft * Q, Q=Q)
+    return np.where(known[..., None], rgb / 255, UNKNOWN)
 
 
 def _short(text: str, most: int = 22) -> str:

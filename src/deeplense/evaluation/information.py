@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from deeplense import rng
 from deeplense.errors import UserError
-from deeplense.evaluation.forward import MACRO, SUBHALO, Forward, Subhalo
+from deeplense.evaluation.forward import SUBHALO, Forward, Subhalo
+from deeplense.sim.macro import MACRO
 from deeplense.sim.priors import Prior
 from deeplense.sim.scene import Scene
 from deeplense.sim.source import NO_PRIORS

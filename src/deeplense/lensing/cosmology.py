@@ -1,4 +1,4 @@
-"""Distances, critical surface density, and the Einstein radius of a mass. Flat ΛCDM through astropy."""
+"""Distances, critical surface density, and the Einstein radius of a mass. Flat wCDM through astropy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from astropy import constants, units
-from astropy.cosmology import FlatLambdaCDM
+from astropy.cosmology import FlatLambdaCDM, FlatwCDM
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
@@ -18,6 +18,11 @@ FARTHEST = 20.0  # redshift of the last halo along a line of sight
 
 
 Length = float | NDArray[np.float64]
+
+
+def expansion2(z: Length, Om0: float = 0.3, w0: float = -1.0) -> Length:
+    """E² = (H/H0)² of a flat universe of matter and dark energy of constant w, without radiation."""
+    return Om0 * (1 + z) ** 3 + (1 - Om0) * (1 + z) ** (3 * (1 + w0))
 
 
 @dataclass(frozen=True)
@@ -56,38 +61,40 @@ class Distances:
         return self.D_l, self.D_s, self.D_ls
 
 
-def distances(z_lens: Length, z_source: Length, H0: float = 70.0, Om0: float = 0.3, Ob0: float = 0.05) -> Distances:
+def distances(
+    z_lens: Length, z_source: Length, H0: float = 70.0, Om0: float = 0.3, Ob0: float = 0.05, w0: float = -1.0
+) -> Distances:
     """Angular-diameter distances, D_ls from z_lens to z_source (not a difference).
 
     Raises:
         ValueError: z_source ≤ z_lens or z_lens ≤ 0.
     """
-    cosmology = _cosmology(z_lens, z_source, H0, Om0, Ob0)
+    cosmology = _cosmology(z_lens, z_source, H0, Om0, Ob0, w0)
     D_l, D_s = (_value(cosmology.angular_diameter_distance(z)) for z in (z_lens, z_source))
     return Distances(D_l, D_s, _value(cosmology.angular_diameter_distance(z_lens, z_source)))
 
 
 def luminosity_distances(
-    z_lens: Length, z_source: Length, H0: float = 70.0, Om0: float = 0.3, Ob0: float = 0.05
+    z_lens: Length, z_source: Length, H0: float = 70.0, Om0: float = 0.3, Ob0: float = 0.05, w0: float = -1.0
 ) -> Distances:
     """The distances that DeepLenseSim uses: luminosity distances, D_ls = D_s − D_l. Wrong; only for `legacy/` recipes.
 
     Raises:
         ValueError: z_source ≤ z_lens or z_lens ≤ 0.
     """
-    cosmology = _cosmology(z_lens, z_source, H0, Om0, Ob0)
+    cosmology = _cosmology(z_lens, z_source, H0, Om0, Ob0, w0)
     D_l, D_s = (_value(cosmology.luminosity_distance(z)) for z in (z_lens, z_source))
     return Distances(D_l, D_s, D_s - D_l)
 
 
-def comoving_distance(z: Length, H0: float = 70.0, Om0: float = 0.3) -> NDArray[np.float64]:
+def comoving_distance(z: Length, H0: float = 70.0, Om0: float = 0.3, w0: float = -1.0) -> NDArray[np.float64]:
     """Comoving distance [Mpc] to redshifts below `FARTHEST`, from a spline through astropy's, right to 1e-9."""
-    return np.asarray(_comoving(H0, Om0)[0](z))
+    return np.asarray(_comoving(H0, Om0, w0)[0](z))
 
 
-def redshift_at(distance: Length, H0: float = 70.0, Om0: float = 0.3) -> NDArray[np.float64]:
+def redshift_at(distance: Length, H0: float = 70.0, Om0: float = 0.3, w0: float = -1.0) -> NDArray[np.float64]:
     """Redshift at a comoving distance [Mpc]."""
-    return np.asarray(_comoving(H0, Om0)[1](distance))
+    return np.asarray(_comoving(H0, Om0, w0)[1](distance))
 
 
 def theta_E(mass: Length, d: Distances) -> Length:
@@ -110,20 +117,24 @@ def _value(distance: units.Quantity) -> Length:
     return value if np.ndim(value) else float(value)
 
 
-def _cosmology(z_lens: Length, z_source: Length, H0: float, Om0: float, Ob0: float) -> FlatLambdaCDM:
+def _cosmology(
+    z_lens: Length, z_source: Length, H0: float, Om0: float, Ob0: float, w0: float
+) -> FlatLambdaCDM | FlatwCDM:
     if not (np.all(np.less(0, z_lens)) and np.all(np.less(z_lens, z_source))):
         raise ValueError(f"need 0 < z_lens < z_source, but z_lens = {z_lens} and z_source = {z_source}")
-    return _flat(H0, Om0, Ob0)
+    return _flat(H0, Om0, Ob0, w0)
 
 
 @lru_cache
-def _comoving(H0: float, Om0: float) -> tuple[CubicSpline, CubicSpline]:
+def _comoving(H0: float, Om0: float, w0: float) -> tuple[CubicSpline, CubicSpline]:
     """Comoving distance of redshift, and the inverse."""
     z = np.expm1(np.linspace(0, np.log1p(FARTHEST), 1025))
-    chi = _flat(H0, Om0, 0.05).comoving_distance(z).to_value(units.Mpc)
+    chi = _flat(H0, Om0, 0.05, w0).comoving_distance(z).to_value(units.Mpc)
     return CubicSpline(z, chi), CubicSpline(chi, z)
 
 
 @lru_cache
-def _flat(H0: float, Om0: float, Ob0: float) -> FlatLambdaCDM:
-    return FlatLambdaCDM(H0=H0, Om0=Om0, Ob0=Ob0)
+def _flat(H0: float, Om0: float, Ob0: float, w0: float) -> FlatLambdaCDM | FlatwCDM:
+    if w0 == -1:
+        return FlatLambdaCDM(H0=H0, Om0=Om0, Ob0=Ob0)
+    return FlatwCDM(H0=H0, Om0=Om0, w0=w0, Ob0=Ob0)

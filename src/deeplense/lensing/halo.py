@@ -13,7 +13,7 @@ import torch
 from astropy import constants
 from numpy.typing import ArrayLike, NDArray
 
-from deeplense.lensing.cosmology import ARCSEC, G_OVER_C2, Distances
+from deeplense.lensing.cosmology import ARCSEC, G_OVER_C2, Distances, expansion2
 from deeplense.lensing.mass import MASS
 from deeplense.lensing.mass.cored import SOLITON_A
 from deeplense.lensing.mass.nfw import G_AT_R_S
@@ -23,14 +23,19 @@ C_KM_S = float(constants.c.to("km/s").value)
 SOLITON_CORE = 0.239320  # mass within the core radius / total mass, for ρ ∝ (1 + a r²)^−8
 
 
-def rho_crit(z: ArrayLike, H0: float = 70.0, Om0: float = 0.3) -> Array:
+def rho_crit(z: ArrayLike, H0: float = 70.0, Om0: float = 0.3, w0: float = -1.0) -> Array:
     """Critical density 3H²/(8πG) of a flat universe without radiation [Msun/Mpc³]."""
-    E2 = Om0 * (1 + _array(z)) ** 3 + 1 - Om0
-    return 3 * (H0 / C_KM_S) ** 2 * E2 / (8 * np.pi * G_OVER_C2)
+    return np.asarray(3 * (H0 / C_KM_S) ** 2 * expansion2(_array(z), Om0, w0) / (8 * np.pi * G_OVER_C2))
 
 
 def nfw_parameters(
-    m200: ArrayLike, c: ArrayLike, z: ArrayLike, distances: Distances, H0: float = 70.0, Om0: float = 0.3
+    m200: ArrayLike,
+    c: ArrayLike,
+    z: ArrayLike,
+    distances: Distances,
+    H0: float = 70.0,
+    Om0: float = 0.3,
+    w0: float = -1.0,
 ) -> tuple[Array, Array]:
     """R_s and alpha_Rs of `nfw` (and, untruncated, of `tnfw` and `cnfw`) from mass and concentration.
 
@@ -41,13 +46,19 @@ def nfw_parameters(
         R_s, alpha_Rs [arcsec].
     """
     m200, c = _array(m200), _array(c)
-    r200 = (3 * m200 / (800 * np.pi * rho_crit(z, H0, Om0))) ** (1 / 3)  # Mpc
+    r200 = (3 * m200 / (800 * np.pi * rho_crit(z, H0, Om0, w0))) ** (1 / 3)  # Mpc
     R_s = r200 / c / distances.D_l / ARCSEC
     return R_s, distances.theta_E2_per_mass * scale_mass(m200, c) * G_AT_R_S / R_s
 
 
 def nfw_mass(
-    R_s: ArrayLike, alpha_Rs: ArrayLike, z: ArrayLike, distances: Distances, H0: float = 70.0, Om0: float = 0.3
+    R_s: ArrayLike,
+    alpha_Rs: ArrayLike,
+    z: ArrayLike,
+    distances: Distances,
+    H0: float = 70.0,
+    Om0: float = 0.3,
+    w0: float = -1.0,
 ) -> tuple[Array, Array]:
     """M200 and concentration from R_s and alpha_Rs: the inverse of `nfw_parameters`.
 
@@ -55,7 +66,7 @@ def nfw_mass(
     """
     R_s, alpha_Rs = _array(R_s), _array(alpha_Rs)
     m_s = alpha_Rs * R_s / (distances.theta_E2_per_mass * G_AT_R_S)
-    target = np.log(3 * m_s / (800 * np.pi * rho_crit(z, H0, Om0) * (R_s * distances.D_l * ARCSEC) ** 3))
+    target = np.log(3 * m_s / (800 * np.pi * rho_crit(z, H0, Om0, w0) * (R_s * distances.D_l * ARCSEC) ** 3))
     log_c = np.full_like(target, np.log(10.0))
     for _ in range(50):
         c = np.exp(log_c)
@@ -66,7 +77,7 @@ def nfw_mass(
 
 
 def scale_mass(m200: ArrayLike, c: ArrayLike) -> Array:
-    """M_s = 4π ρ_s R_s³ = M200/[ln(1+c) − c/(1+c)] [Msun]."""
+    """M_s = 4π ρ_s R_s³ = M200/(ln(1+c) − c/(1+c)) [Msun]."""
     return _array(m200) / _mu(_array(c))
 
 

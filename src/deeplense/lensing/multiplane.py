@@ -22,7 +22,7 @@ class Planes:
     Attributes:
         z: (B, P), rising. z_source: (B,). Both stay on the CPU.
         front: how many planes are in front of the lens's.
-        Om0: of the flat cosmology; its H0 cancels.
+        Om0, w0: of the flat cosmology; its H0 cancels.
         coupled: rays are bent in every plane on their way, one after the other; if not, as in `decoupled.py`.
     """
 
@@ -31,13 +31,16 @@ class Planes:
     front: int
     Om0: float
     coupled: bool = True
+    w0: float = -1.0
 
     def __getitem__(self, rows: slice | Tensor) -> Planes:
         return replace(self, z=self.z[rows], z_source=self.z_source[rows])
 
     def distances(self) -> tuple[Tensor, Tensor]:
         """Comoving, to the planes (B, P) and the source (B,) [Mpc], on the CPU."""
-        z, z_source = (cosmology.comoving_distance(z.numpy(), Om0=self.Om0) for z in (self.z, self.z_source))
+        z, z_source = (
+            cosmology.comoving_distance(z.numpy(), Om0=self.Om0, w0=self.w0) for z in (self.z, self.z_source)
+        )
         return torch.from_numpy(z), torch.from_numpy(z_source)
 
     def bending(self, plane: int) -> Tensor:

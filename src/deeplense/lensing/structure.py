@@ -1,6 +1,6 @@
 """How many dark halos there are along the way: variance of the linear density field, its growth, halo mass function.
 
-Masses in Msun, comoving lengths in Mpc (no h). Flat ΛCDM without radiation.
+Masses in Msun, comoving lengths in Mpc (no h). Flat wCDM without radiation.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Structure:
     Ob0: float = 0.05
     sigma8: float = 0.82
     n_s: float = 0.96
+    w0: float = -1.0
 
     @property
     def rho_m(self) -> float:
@@ -65,8 +66,8 @@ class Structure:
         return np.asarray(np.exp(_table(self)(np.log(mass))))
 
     def growth(self, z: ArrayLike) -> Array:
-        """D(z), linear growth with D(0) = 1, in flat ΛCDM; from a table that is right to 1e-9."""
-        return np.asarray(_growth(self.Om0)(1 / (1 + np.asarray(z, dtype=float))))
+        """D(z), linear growth with D(0) = 1; from a table that is right to 1e-9 in flat ΛCDM."""
+        return np.asarray(_growth(self.Om0, self.w0)(1 / (1 + np.asarray(z, dtype=float))))
 
     def mass_function(self, mass: ArrayLike, z: ArrayLike) -> Array:
         """dn/dM [1/(Msun Mpc³), comoving]: ρ_m/M² f(ν) |d ln σ/d ln M|, ν = 1.686/(σ D), with
@@ -98,8 +99,9 @@ def _table(structure: Structure) -> CubicSpline:
 
 
 @lru_cache
-def _growth(Om0: float) -> CubicSpline:
-    """D of a = 1/(1 + z): a ₂F₁(1/3, 1; 11/6; −a³ Ω_Λ/Ω_m), exact."""
+def _growth(Om0: float, w: float) -> CubicSpline:
+    """D of a = 1/(1 + z): a ₂F₁(−1/3w, (w−1)/2w; 1−5/6w; −a^(−3w) Ω_w/Ω_m), exact for a constant w (Silveira & Waga
+    1994); in flat ΛCDM a ₂F₁(1/3, 1; 11/6; −a³ Ω_Λ/Ω_m)."""
     a = np.linspace(0, 1, 1024)
-    D = a * hyp2f1(1 / 3, 1, 11 / 6, -(a**3) * (1 - Om0) / Om0)
+    D = a * hyp2f1(-1 / (3 * w), (w - 1) / (2 * w), 1 - 5 / (6 * w), -(a ** (-3 * w)) * (1 - Om0) / Om0)
     return CubicSpline(a, D / D[-1])

@@ -79,6 +79,12 @@ class Draws:
             for name in LIGHTS
             if name in sections
         ]
+        self._quasar: dict[str, Prior] = {}
+        if s.quasar is not None:
+            one_of(s.quasar, "amplitude", "magnitude", "simulation.quasar")
+            known = s.quasar.magnitude is None or all(i.zero_point is not None for i in instruments)
+            check(known, "simulation.quasar.magnitude", "the instrument has no zero point; give an amplitude")
+            self._quasar = _priors(s.quasar, "simulation.quasar")
         self._residual = None
         if s.lens_light_residual is not None:
             self._residual = Prior.parse(s.lens_light_residual, "simulation.lens_light_residual")
@@ -129,15 +135,16 @@ class Draws:
         redshifts = drawn["z_lens"], drawn["z_source"]
         constant = len(self.redshifts) == 2 and all(prior.constant for prior in self.redshifts.values())
         if constant and len(redshifts[0]):
-            found = make(float(redshifts[0][0]), float(redshifts[1][0]), c.H0, c.Om0)
+            found = make(float(redshifts[0][0]), float(redshifts[1][0]), c.H0, c.Om0, w0=c.w0)
             return found.like(redshifts[0])
-        return make(*redshifts, c.H0, c.Om0)
+        return make(*redshifts, c.H0, c.Om0, w0=c.w0)
 
     def truths(self) -> list[Truth]:
         """Of everything drawn that varies, and of what the light draws beside it."""
         s, own = self._s, {k for lens in self._own_lens for k in lens}  # of some classes, so no one prior holds for all
         specs = {"lens": {k: None if k in own else getattr(s.lens, k) for k in self._lens}}
         specs |= {g.name: g.specs for g in self.galaxies}
+        specs["quasar"] = {k: getattr(s.quasar, k) for k in self._quasar}
         found = []
         for prefix, priors in self._sections():
             for name in priors:
@@ -162,9 +169,10 @@ class Draws:
         return [name.partition(".")[2] for name in self.tied if name.startswith(f"{section}.")]
 
     def _sections(self) -> Iterator[tuple[str, dict[str, Prior]]]:
-        """Prefix and priors of lens, source and lens light."""
+        """Prefix and priors of lens, source, lens light and quasar."""
         yield "lens", self._lens
         yield from ((g.name, g.priors) for g in self.galaxies)
+        yield "quasar", self._quasar
 
     def _round(self, generator: Generator) -> tuple[Drawn, NDArray[np.bool_]]:
         """Lenses with what their coarse images show, and which of them the selection keeps."""
@@ -195,7 +203,7 @@ class Draws:
                 drawn[f"{band.prefix}psf"] = generator.integers(len(band.kernels), size=n).astype(float)
         if self.sky is not None:
             c = self._s.cosmology
-            found = self.sky.draw(generator, drawn, Setting(c.H0, c.Om0, self._bands[0].name))
+            found = self.sky.draw(generator, drawn, Setting(c.H0, c.Om0, self._bands[0].name, c.w0))
             missing = [k for k in self.tied if np.shape(found.get(k)) != (n,)]
             check(not missing, "simulation.sky", f"draw gives no ({n},) array of {', '.join(missing)}")
             drawn |= {k: np.asarray(found[k], dtype=np.float64) for k in self.tied}

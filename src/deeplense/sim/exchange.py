@@ -1,4 +1,4 @@
-"""Lenses as lenstronomy's keyword arguments, out and in."""
+"""Lenses as lenstronomy's keyword arguments, and halos as pyHalo gives them, out and in."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from typing import Any
 
 from deeplense import config
 from deeplense.errors import UserError
+from deeplense.lensing.mass import MASS as PROFILES
+from deeplense.lensing.raytrace import Component
+from deeplense.sim.added import add_profiles
 from deeplense.sim.lenses import Lenses
-from deeplense.sim.named import Lens
+from deeplense.sim.macro import MACRO
+from deeplense.sim.named import Lens, _component, _parameters
 
 Params = dict[str, Any]
 Named = list[tuple[str, Params]]
@@ -58,14 +62,10 @@ def to_lenstronomy(lens: Lenses) -> dict[str, Any]:
     """
     from deeplense.sim import reference  # its import takes seconds
 
-    if len(lens) != 1:
-        raise UserError(f"{len(lens)} lenses; give one of them, lenses[k]")
-    scene = lens.scenes[0]
+    scene = _only(lens).scenes[0]
     if scene.planes is not None:
         raise UserError("several planes; lenstronomy's keyword arguments of one plane cannot say them")
-    own = sorted({c.profile for c in scene.mass} & set(reference.REPLACED))
-    if own:
-        raise UserError(f"lenstronomy has no {', '.join(own)}; draw a class without them")
+    _check_theirs(scene.mass)
     model, kwargs = reference._lens_model(scene, 0)
     found: dict[str, Any] = {"lens_model_list": list(model.lens_model_list), "kwargs_lens": kwargs}
     for name, light in (("source", scene.source), ("lens_light", scene.lens_light)):
@@ -95,6 +95,63 @@ def from_lenstronomy(
         _named(LIGHT, lens_light_model_list, kwargs_lens_light, "lens_light_model_list"),
         **more,
     )
+
+
+def from_pyhalo(
+    lens: Lenses, lens_model_list: Sequence[str], redshift_array: Sequence[float], kwargs_lens: Sequence[Params]
+) -> Lenses:
+    """One lens with the halos of a pyHalo realisation: the first three that its `lensing_quantities()` gives.
+
+    Each redshift is a plane of its own. A realisation's negative sheets (CONVERGENCE) come with it.
+
+    Raises:
+        UserError: a profile that is not among ours, lists of different lengths, or as of `added.add_profiles`.
+    """
+    if len(redshift_array) != len(lens_model_list):
+        raise UserError(f"lens_model_list names {len(lens_model_list)} halos, redshift_array {len(redshift_array)}")
+    found = _named(MASS, lens_model_list, kwargs_lens, "lens_model_list")
+    halos = [_component("halo", name, params, _parameters(PROFILES[name])) for name, params in found]
+    return add_profiles(lens, halos, [float(z) for z in redshift_array])
+
+
+def to_pyhalo(lens: Lenses) -> tuple[list[str], list[float], list[Params]]:
+    """Dark deflectors of one lens as pyHalo's `lensing_quantities()` gives them: lens_model_list, redshift_array,
+    kwargs_lens.
+
+    Raises:
+        UserError: several lenses, or a profile that lenstronomy lacks (a realistic recipe's square sheet is one).
+    """
+    from deeplense.sim import reference  # its import takes seconds
+
+    scene = _only(lens).scenes[0]
+    dark = [c for c in scene.mass if c.profile not in MACRO]
+    _check_theirs(dark)
+    names: list[str] = []
+    redshifts: list[float] = []
+    every: list[Params] = []
+    for component in dark:
+        name, convert = reference.MASS[component.profile]
+        planes = scene.planes
+        z = scene.truth["z_lens"][0] if planes is None else planes.z[0, planes.front + component.plane]
+        for params in reference._profiles(component, 0):
+            names.append(name)
+            redshifts.append(float(z))
+            every.append(convert(params))
+    return names, redshifts, every
+
+
+def _only(lens: Lenses) -> Lenses:
+    if len(lens) != 1:
+        raise UserError(f"{len(lens)} lenses; give one of them, lenses[k]")
+    return lens
+
+
+def _check_theirs(mass: Sequence[Component]) -> None:
+    from deeplense.sim import reference
+
+    own = sorted({c.profile for c in mass} & set(reference.REPLACED))
+    if own:
+        raise UserError(f"lenstronomy has no {', '.join(own)}; draw a class without them")
 
 
 def _named(

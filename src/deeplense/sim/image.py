@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deeplense import rng
-from deeplense.sim import psf, surface
+from deeplense.sim import psf, quasar, surface
 from deeplense.sim.detector import correlate
 from deeplense.sim.instrument import Instrument
 from deeplense.sim.poisson import poisson
@@ -60,14 +60,30 @@ def render(
         else:
             surfaces = surface.uniform(few, size, pixel_scale, supersampling)
         for band, (bright, each) in enumerate(zip(surfaces, instruments, strict=True)):
-            kernels = few.band(band).psf
-            if kernels is None:
-                seen.append(_blur(bright, each, pixel_scale, cells))
-            else:
-                seen.append(psf.convolve(_bin(bright, cells), kernels))
-        parts.append(torch.stack(seen, 1) * pixel_scale**2)
+            seen.append(_through(bright, few.band(band), each, pixel_scale, cells))
+        drawn = torch.stack(seen, 1) * pixel_scale**2
+        parts.append(drawn if few.quasar is None else drawn + _quasars(few, size, pixel_scale, instruments))
     images = torch.cat(parts)
     return images if bool((order.diff() > 0).all()) else images[torch.argsort(order)]
+
+
+def _through(bright: Tensor, scene: Scene, instrument: Instrument, pixel_scale: float, cells: int) -> Tensor:
+    """Sub-pixels, `cells` a side, seen through the PSF of a scene of one band."""
+    if scene.psf is None:
+        return _blur(bright, instrument, pixel_scale, cells)
+    return psf.convolve(_bin(bright, cells), scene.psf)
+
+
+def _quasars(scene: Scene, size: int, pixel_scale: float, instruments: Sequence[Instrument]) -> Tensor:
+    """(B, C, H, W) counts/s a pixel of their images."""
+    found = quasar.images_of(scene, size, pixel_scale)
+    seen = []
+    for k, each in enumerate(instruments):
+        band = scene.band(k)
+        assert band.quasar is not None, "all bands have one, or none"
+        points = quasar.draw(found, band.quasar.params["amp"][:, 0], size, pixel_scale)
+        seen.append(_through(points, band, each, pixel_scale, quasar.CELLS))
+    return torch.stack(seen, 1)
 
 
 def unblurred(scene: Scene, size: int, pixel_scale: float, supersampling: int = 1) -> Tensor:
@@ -182,7 +198,7 @@ NOISE = ("once", "none", "doubled", "triple")
 
 def _hidden(scene: Scene, image: Tensor, instrument: Instrument, pixel_scale: float) -> Tensor:
     """The lens light that is taken away after the exposure, as images."""
-    lone = dataclasses.replace(scene, mass=[], source=[], lens_light=scene.subtracted)
+    lone = dataclasses.replace(scene, mass=[], source=[], quasar=None, lens_light=scene.subtracted)
     return render(lone.to(image.device, image.dtype), image.shape[-1], pixel_scale, instrument, "adaptive").to(image)
 
 

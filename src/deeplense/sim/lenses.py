@@ -7,7 +7,6 @@ returns can be differentiated with respect to the scenes' parameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +20,8 @@ from deeplense.lensing import curves, maps, raytrace
 from deeplense.lensing.cosmology import time_delay_days
 from deeplense.lensing.curves import Curve
 from deeplense.lensing.mass import Deflection
-from deeplense.sim import image
+from deeplense.sim import image, quasar
+from deeplense.sim.bending import deflection_of, in_plane, jacobian_of
 from deeplense.sim.observe import observe
 from deeplense.sim.scene import Scene
 from deeplense.sim.substructure import HALO_COLUMNS, HALO_UNITS
@@ -108,26 +108,26 @@ class Lenses:
         def found(scene: Scene, x: Tensor, y: Tensor) -> Tensor:
             if plane is None and scene.planes is not None:
                 raise UserError("no potential of several planes together; name one, e.g. plane=0")
-            mass = _in_plane(scene, plane)
+            mass = in_plane(scene, plane)
             return maps.potential(x, y, mass) * scene.deflection_scale[:, None, None]
 
         return self._map(found, x, y)
 
     def deflection(self, x: Tensor | None = None, y: Tensor | None = None, plane: int | None = None) -> Deflection:
         """α_x, α_y = θ − β [arcsec]."""
-        return self._maps(lambda scene, x, y: _deflection(scene, plane)(x, y), x, y)  # type: ignore[return-value]
+        return self._maps(lambda scene, x, y: deflection_of(scene, plane)(x, y), x, y)  # type: ignore[return-value]
 
     def kappa(self, x: Tensor | None = None, y: Tensor | None = None, plane: int | None = None) -> Tensor:
         """Convergence κ = ½∇·α; of the whole way through several planes, the effective one."""
-        return self._map(lambda scene, x, y: _jacobian(scene, plane)(x, y).kappa, x, y)
+        return self._map(lambda scene, x, y: jacobian_of(scene, plane)(x, y).kappa, x, y)
 
     def shear(self, x: Tensor | None = None, y: Tensor | None = None, plane: int | None = None) -> Deflection:
         """γ1, γ2."""
-        return self._maps(lambda s, x, y: _jacobian(s, plane)(x, y).shear, x, y)  # type: ignore[return-value]
+        return self._maps(lambda s, x, y: jacobian_of(s, plane)(x, y).shear, x, y)  # type: ignore[return-value]
 
     def magnification(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """μ = 1/det(1 − ∂α/∂θ) of the whole way, negative where an image is mirrored."""
-        return self._map(lambda s, x, y: _jacobian(s, None)(x, y).magnification, x, y)
+        return self._map(lambda s, x, y: jacobian_of(s, None)(x, y).magnification, x, y)
 
     def time_delay(
         self, x: Tensor | None = None, y: Tensor | None = None, source: tuple[float, float] | None = None
@@ -139,29 +139,70 @@ class Lenses:
         Raises:
             UserError: several planes, luminosity distances, or a profile without a potential.
         """
-        if self.world.simulation.cosmology.distances != "angular_diameter" or self.world.deflection_scale != 1:
-            raise UserError("no time delays of a recipe with faulty distances; take another than legacy/…")
 
         def found(scene: Scene, x: Tensor, y: Tensor) -> Tensor:
-            if scene.planes is not None:
-                raise UserError("no time delays through several planes; draw the lenses without multi_plane")
-            days = time_delay_days(self.world.distances_of(scene), scene.truth["z_lens"].numpy())
             if source is None:
                 at = [scene.source[0].params[k][:, :1, None] for k in raytrace.CENTER]
             else:
                 at = [torch.full_like(scene.deflection_scale, v)[:, None, None] for v in source]
-            psi = maps.potential(x, y, _in_plane(scene, None))
-            path = 0.5 * ((x - at[0]) ** 2 + (y - at[1]) ** 2)
-            return torch.from_numpy(days).to(psi)[:, None, None] * (path - psi)
+            return self._arrival(scene, x, y, at[0], at[1])
 
         return self._map(found, x, y)
+
+    def _arrival(self, scene: Scene, x: Tensor, y: Tensor, source_x: Tensor, source_y: Tensor) -> Tensor:
+        if self.world.simulation.cosmology.distances != "angular_diameter" or self.world.deflection_scale != 1:
+            raise UserError("no time delays of a recipe with faulty distances; take another than legacy/…")
+        if scene.planes is not None:
+            raise UserError("no time delays through several planes; draw the lenses without multi_plane")
+        days = time_delay_days(self.world.distances_of(scene), scene.truth["z_lens"].numpy())
+        psi = maps.potential(x, y, in_plane(scene, None))
+        path = 0.5 * ((x - source_x) ** 2 + (y - source_y) ** 2)
+        return torch.from_numpy(days).to(psi)[:, None, None] * (path - psi)
+
+    @torch.no_grad()
+    def point_images(self, spacing: float | None = None, delays: bool = True) -> Table:
+        """Images of each lens's quasar, or of its source's centre, in the image's field, the brightest of a lens first.
+
+        Args:
+            spacing: of the grid on which they are sought [arcsec]; of two images closer than a tenth of it one may be
+                missed. A pixel, at most 0.05″, when not given.
+            delays: whether to give time delays, which not all lenses have.
+
+        Returns:
+            Columns `lens` (0 … B − 1), `x`, `y` [arcsec], `magnification` (negative where mirrored), `flux_ratio` to
+            the brightest, `time_delay` after the first to arrive [day].
+
+        Raises:
+            UserError: delays of lenses that have none, as of `time_delay`.
+        """
+        columns: dict[str, list[NDArray[np.float64]]] = {}
+        for scene, rows in zip(self.scenes, self._rows, strict=True):
+            scene = scene.to(scene.deflection_scale.device, torch.float64)
+            found = quasar.images_of(scene, self.world.size, self.world.pixel_scale, spacing)
+            bright = found.magnification.abs()
+            made = {"lens": rows[:, None].to(bright) + 0 * bright, "x": found.x, "y": found.y}
+            made |= {"magnification": found.magnification, "flux_ratio": bright / bright[:, :1]}
+            if delays:
+                point = scene.quasar or scene.source[0]
+                at = [point.params[k][:, :1, None] for k in raytrace.CENTER]
+                days = self._arrival(scene, found.x[:, None], found.y[:, None], at[0], at[1])[:, 0]
+                first = torch.where(found.mask, days, torch.inf).amin(1, keepdim=True)
+                made["time_delay"] = days - first
+            for name, values in made.items():
+                columns.setdefault(name, []).append(values[found.mask].cpu().numpy())
+        table = Table({k: np.concatenate(v) for k, v in columns.items()})
+        table["lens"] = table["lens"].astype(int)
+        for name, unit in {"x": "arcsec", "y": "arcsec", "time_delay": "day"}.items():
+            if name in table.colnames:
+                table[name].unit = unit
+        return table[np.argsort(table["lens"], kind="stable")]
 
     def source(self, x: Tensor | None = None, y: Tensor | None = None, lensed: bool = False) -> Tensor:
         """The source's brightness (B, C, H, W) [electrons/s/arcsec²] in its own plane; `lensed`: in the sky."""
 
         def found(scene: Scene, x: Tensor, y: Tensor) -> Tensor:
             if lensed:
-                alpha_x, alpha_y = _deflection(scene, None)(x, y)
+                alpha_x, alpha_y = deflection_of(scene, None)(x, y)
                 x, y = x - alpha_x, y - alpha_y
             bands = (scene.band(k).source for k in range(1 + len(scene.more_bands)))
             return torch.stack([_brightness(scene, x, y, band) for band in bands], 1)
@@ -188,7 +229,7 @@ class Lenses:
     def caustics(self, spacing: float | None = None) -> list[list[Curve]]:
         """Of each lens, where its critical curves lie in the source plane, point by point."""
         return [
-            curves.caustics(found, scene.deflection_scale, _deflection(scene, None))
+            curves.caustics(found, scene.deflection_scale, deflection_of(scene, None))
             for found, scene in self._curves(spacing)
         ]
 
@@ -216,7 +257,7 @@ class Lenses:
         x, y = self.grid(int(np.ceil(self.world.size * self.world.pixel_scale / cell)) + 1, cell)
         for one in self:
             scene = one.scenes[0]
-            around = _jacobian(scene, None)
+            around = jacobian_of(scene, None)
             found = curves.critical_curves(x[None], y[None], lambda x, y, f=around: f(x, y).determinant)  # type: ignore[misc]
             yield found, scene
 
@@ -242,36 +283,6 @@ class Lenses:
     def _gathered(self, parts: Sequence[Tensor]) -> Tensor:
         """Values of each scene in the order of all."""
         return torch.cat(list(parts))[torch.argsort(torch.cat(self._rows)).to(parts[0].device)]
-
-
-def _in_plane(scene: Scene, plane: int | None) -> list[raytrace.Component]:
-    """Deflectors, to be summed exactly; of one plane as if it were alone."""
-    exact = (replace(c, mesh=False, fused=False) for c in scene.mass)
-    return list(exact) if plane is None else [replace(c, plane=0) for c in exact if c.plane == plane]
-
-
-def _deflection(scene: Scene, plane: int | None) -> Callable[[Tensor, Tensor], Deflection]:
-    mass, scale = _in_plane(scene, plane), scene.deflection_scale[:, None, None]
-
-    def alpha(x: Tensor, y: Tensor) -> Deflection:
-        x, y = x + torch.zeros_like(scale), y + torch.zeros_like(scale)
-        if plane is None and scene.planes is not None:
-            alpha_x, alpha_y = scene.planes.deflection(x, y, mass)
-        else:
-            alpha_x, alpha_y = raytrace.deflection(x, y, mass)
-        return alpha_x * scale, alpha_y * scale
-
-    return alpha
-
-
-def _jacobian(scene: Scene, plane: int | None) -> Callable[[Tensor, Tensor], maps.Jacobian]:
-    def found(x: Tensor, y: Tensor) -> maps.Jacobian:
-        if plane is None and scene.planes is not None:
-            return maps.jacobian_of(x, y, _deflection(scene, plane))
-        scale = scene.deflection_scale[:, None, None]
-        return maps.Jacobian(*(v * scale for v in maps.jacobian(x, y, _in_plane(scene, plane))))
-
-    return found
 
 
 def _brightness(scene: Scene, x: Tensor, y: Tensor, light: list[raytrace.Component]) -> Tensor:

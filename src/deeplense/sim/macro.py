@@ -16,6 +16,7 @@ from deeplense.lensing.mass import MASS
 from deeplense.lensing.multiplane import Planes
 from deeplense.lensing.raytrace import Component
 
+MACRO = ("sie", "epl", "multipole", "shear")  # profiles of the macro lens; any other is dark structure
 Array = NDArray[np.float64]
 DIRECTIONS = 128  # around the circle on which masses are compared, for what is not circular
 NODES, CROWDING = 8, 6.0  # for what is

@@ -35,6 +35,8 @@ class Lens(Lenses):
         z_lens, z_source: redshifts. seed: of the noise.
         simulation: anything else of a recipe's `simulation` section: size, pixel_scale, instrument, psf, noise, …
 
+    A quasar is drawn at `quasar=dict(magnitude=…, center_x=…, center_y=…)`, or with `amp` [counts/s].
+
     Raises:
         UserError: an unknown profile or parameter (the nearest is named), or one that is missing.
     """
@@ -44,6 +46,7 @@ class Lens(Lenses):
         mass: Profiles,
         source: Profiles = (),
         lens_light: Profiles = (),
+        quasar: Values | None = None,
         z_lens: float = 0.5,
         z_source: float = 1.0,
         seed: int = 0,
@@ -59,7 +62,8 @@ class Lens(Lenses):
             [_light(kind, name, values, world) for name, values in profiles]
             for kind, profiles in (("source", source), ("lens_light", lens_light))
         ]
-        every = [*deflectors, *lights[0], *lights[1]]
+        points = [] if quasar is None else [_point(quasar, world)]
+        every = [*deflectors, *lights[0], *lights[1], *points]
         sizes = {len(v) for c in every for v in c.params.values()}
         n = max(sizes, default=1)
         if len(sizes - {1}) > 1:
@@ -70,7 +74,8 @@ class Lens(Lenses):
         scene = Scene(
             mass=full[:after],
             source=full[after:end],
-            lens_light=full[end:],
+            lens_light=full[end : end + len(lights[1])],
+            quasar=full[-1] if points else None,
             deflection_scale=torch.ones(n, dtype=torch.float64),
             exposure=one.exposure.expand(n),
             label=0,
@@ -105,6 +110,18 @@ def _light(kind: str, name: str, values: Values, world: World) -> Component:
     flux = world.instrument.counts(_tensor(magnitude))
     one = sersic_flux(*(shape.params[k] for k in ("amp", "R_sersic", "n_sersic")))
     return Component(name, shape.params | {"amp": flux / one})
+
+
+def _point(values: Values, world: World) -> Component:
+    """A quasar's amplitude and place."""
+    names = ["amp", *CENTER]
+    magnitude = values.get("magnitude")
+    if magnitude is None:
+        return _component("quasar", "point", values, names)
+    if world.instrument.zero_point is None:
+        raise UserError("quasar.magnitude: the instrument has no zero point; give amp")
+    rest = {k: v for k, v in values.items() if k != "magnitude"}
+    return _component("quasar", "point", {"amp": world.instrument.counts(_tensor(magnitude)), **rest}, names)
 
 
 def _component(kind: str, profile: str, values: Values, names: Sequence[str]) -> Component:

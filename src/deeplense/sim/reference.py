@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from astropy.cosmology import FlatLambdaCDM
+from astropy.cosmology import FlatwCDM
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -147,10 +147,12 @@ def render(
         instrument: of each of the scene's bands; one alone stands for itself.
 
     Raises:
-        UserError: lenstronomy is not installed.
+        UserError: lenstronomy is not installed, or there is a quasar.
     """
     if ImageModel is None:
         raise UserError("engine lenstronomy: not installed; run pip install 'deeplense[reference]'")
+    if scene.quasar is not None:
+        raise UserError("engine lenstronomy: draws no quasars here; leave out simulation.quasar")
     instruments = [instrument] if isinstance(instrument, Instrument) else instrument
     args = size, pixel_scale
     bands = [
@@ -242,7 +244,7 @@ def _lens_model(scene: Scene, row: int) -> tuple[Any, list[dict[str, float]]]:
                 z_source=float(at.z_source),
                 lens_redshift_list=redshifts,
                 multi_plane=True,
-                cosmo=FlatLambdaCDM(H0=70, Om0=at.Om0),
+                cosmo=FlatwCDM(H0=70, Om0=at.Om0, w0=at.w0),
             )
         functions = model.lens_model.multi_plane_base.func_list
     for position, profile in replaced.items():
@@ -258,7 +260,7 @@ def _decoupled(
     With comoving distances D: x_l = θ − Σ_f (1 − D_f/D_l) α̂_f(θ), then straight on behind the lens.
     """
     z = dict(zip(sorted({0, *planes}), [float(at.z[0, at.front + k]) for k in sorted({0, *planes})], strict=True))
-    cosmo = FlatLambdaCDM(H0=70, Om0=at.Om0)
+    cosmo = FlatwCDM(H0=70, Om0=at.Om0, w0=at.w0)
     D, D_s = ({k: cosmo.comoving_distance(v).value for k, v in z.items()}), cosmo.comoving_distance(float(at.z_source))
     theta, source = np.stack([x, y]), D_s.value
 

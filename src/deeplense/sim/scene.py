@@ -20,6 +20,7 @@ class InBand:
     subtracted: list[Component]
     exposure: Tensor
     psf: Tensor | None
+    quasar: Component | None = None
 
     def __getitem__(self, rows: slice | Tensor) -> InBand:
         return InBand(
@@ -28,6 +29,7 @@ class InBand:
             [c[rows] for c in self.subtracted],
             self.exposure[rows],
             None if self.psf is None else self.psf[rows],
+            self.quasar and self.quasar[rows],
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> InBand:
@@ -37,6 +39,7 @@ class InBand:
             [c.to(device, dtype) for c in self.subtracted],
             self.exposure.to(device, dtype),
             None if self.psf is None else self.psf.to(device, dtype),
+            self.quasar and self.quasar.to(device, dtype),
         )
 
 
@@ -53,6 +56,7 @@ class Scene:
         truth: name -> (B,) float64, the parameters drawn.
         halos: every halo's row (`HALO_COLUMNS`), for the record; None where there are none.
         psf: (B, K, K) kernels of unit sum, a pixel of the image each; None: the instrument's.
+        quasar: a point of light in the source plane, `amp` [counts/s], `center_x`, `center_y` (B, 1) each.
         subtracted: lens light that is exposed and then taken away, so that only its noise remains.
         planes: where the deflectors' planes are; None: all are in the lens's.
         more_bands: of an image with several, all after the first, whose light, exposure and PSF are the scene's own.
@@ -68,6 +72,7 @@ class Scene:
     truth: dict[str, Tensor]
     halos: Component | None = None
     psf: Tensor | None = None
+    quasar: Component | None = None
     subtracted: list[Component] = field(default_factory=list)
     planes: Planes | None = None
     more_bands: list[InBand] = field(default_factory=list)
@@ -98,7 +103,7 @@ class Scene:
 
     @property
     def _first_band(self) -> InBand:
-        return InBand(self.source, self.lens_light, self.subtracted, self.exposure, self.psf)
+        return InBand(self.source, self.lens_light, self.subtracted, self.exposure, self.psf, self.quasar)
 
     def __getitem__(self, rows: slice | Tensor) -> Scene:
         return replace(

@@ -24,6 +24,7 @@ from deeplense.sim.bands import bands_of, pixel_scale
 from deeplense.sim.checks import check
 from deeplense.sim.draws import Drawn, Draws
 from deeplense.sim.macro import MOST, macro_lens, match_mass, share_of_mass
+from deeplense.sim.quasar import quasar_of
 from deeplense.sim.scene import InBand, Scene
 from deeplense.sim.substructure import POPULATIONS, Host, Substructure, Truth
 from deeplense.sim.substructure.base import POPULATION, is_population, mixed, padded, tensors
@@ -57,7 +58,7 @@ class World:
     Attributes:
         classes: names, in the order of the labels. truth: every parameter stored with an image.
         bands: names of the images' channels. instruments: of each; instrument: of the first.
-        pixel_scale [arcsec], size [pixels].
+        pixel_scale: [arcsec]. size: [pixels] a side.
 
     Raises:
         UserError: anything in the section that makes no sense, named by its key.
@@ -222,6 +223,7 @@ class World:
             c.H0,
             c.Om0,
             columns.get("log10_m_host"),
+            c.w0,
         )
 
     def _scene(
@@ -245,6 +247,7 @@ class World:
             truth={k: torch.from_numpy(np.asarray(v, dtype=np.float64)) for k, v in truth.items()},
             halos=_halos(sub),
             psf=bands[0].psf,
+            quasar=bands[0].quasar,
             subtracted=bands[0].subtracted,
             planes=sub.planes,
             more_bands=bands[1:],
@@ -281,7 +284,7 @@ class World:
             kernels = None
             if band.kernels is not None:
                 kernels = band.kernels[torch.from_numpy(drawn[f"{band.prefix}psf"]).long()]
-            seen.append(InBand(*lights, exposure, kernels))
+            seen.append(InBand(*lights, exposure, kernels, quasar_of(drawn, band.instrument)))
         return seen
 
     def _deflection_scale(self) -> float:

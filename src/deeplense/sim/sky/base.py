@@ -24,11 +24,12 @@ SKY = "a population of lenses: a dataclass with 'truth' and 'draw'"
 
 
 class Setting(NamedTuple):
-    """What else decides how a population looks: H0 [km/s/Mpc] and Om0 of the cosmology, the name of the first band."""
+    """What else decides how a population looks: H0 [km/s/Mpc], Om0 and w0 of the cosmology, the first band's name."""
 
     H0: float
     Om0: float
     band: str
+    w0: float = -1.0
 
 
 def is_sky(cls: type) -> bool:

@@ -95,48 +95,48 @@ class Ellipticals:
     def draw(self, rng: Generator, drawn: Drawn, setting: Setting) -> dict[str, Array]:
         """See `sky.base`."""
         n = len(drawn["lens.center_x"])
-        H0, Om0 = setting.H0, setting.Om0
-        z_lens, z_source, magnitude, i = self._pairs(rng, n, H0, Om0)
+        H0, Om0, w0 = setting.H0, setting.Om0, setting.w0
+        z_lens, z_source, magnitude, i = self._pairs(rng, n, H0, Om0, w0)
         if self._sigma is None:
             sigma = galaxies.velocity_dispersions(rng, n, *self.sigma_range)
         else:
             sigma = self._sigma.sample(rng, (n,))
-        theta_E = galaxies.einstein_radius(sigma, galaxies.distance_ratio(z_lens, z_source, H0, Om0))
+        theta_E = galaxies.einstein_radius(sigma, galaxies.distance_ratio(z_lens, z_source, H0, Om0, w0))
         absolute, size = galaxies.early_type(rng, sigma)
         wavelength = _wavelength(setting.band)
         away, phase = self.reach * theta_E * np.sqrt(rng.random(n)), rng.uniform(0, 2 * np.pi, n)
         e1, e2 = self._light_follows_mass(rng, drawn["lens.e1"], drawn["lens.e2"])
-        source_size = galaxies.star_forming_size(rng, i, z_source, H0, Om0)
+        source_size = galaxies.star_forming_size(rng, i, z_source, H0, Om0, w0)
         return {
             "lens.theta_E": theta_E,
             "z_lens": z_lens,
             "z_source": z_source,
             "sigma_v": sigma,
-            "log10_m_host": self._host(rng, galaxies.log10_host_mass(sigma, z_lens, Om0)),
+            "log10_m_host": self._host(rng, galaxies.log10_host_mass(sigma, z_lens, Om0, w0)),
             "source.magnitude": magnitude,
-            "source.R_sersic": source_size / _kpc_per_arcsec(z_source, H0, Om0),
+            "source.R_sersic": source_size / _kpc_per_arcsec(z_source, H0, Om0, w0),
             "source.center_x": drawn["lens.center_x"] + away * np.cos(phase),
             "source.center_y": drawn["lens.center_y"] + away * np.sin(phase),
-            "lens_light.magnitude": galaxies.early_type_magnitude(absolute, z_lens, wavelength, H0, Om0),
-            "lens_light.R_sersic": size / _kpc_per_arcsec(z_lens, H0, Om0),
+            "lens_light.magnitude": galaxies.early_type_magnitude(absolute, z_lens, wavelength, H0, Om0, w0),
+            "lens_light.R_sersic": size / _kpc_per_arcsec(z_lens, H0, Om0, w0),
             "lens_light.e1": e1,
             "lens_light.e2": e2,
             "lens_light.center_x": drawn["lens.center_x"],
             "lens_light.center_y": drawn["lens.center_y"],
         }
 
-    def _pairs(self, rng: Generator, n: int, H0: float, Om0: float) -> tuple[Array, ...]:
+    def _pairs(self, rng: Generator, n: int, H0: float, Om0: float, w0: float) -> tuple[Array, ...]:
         """z_lens, z_source, magnitude, i of n lenses with their sources."""
         found: list[tuple[Array, ...]] = []
         m = AT_ONCE * n
         for _ in range(TRIES):
-            z_lens = self._volume(rng, m, H0, Om0) if self._z_lens is None else self._z_lens.sample(rng, (m,))
+            z_lens = self._volume(rng, m, H0, Om0, w0) if self._z_lens is None else self._z_lens.sample(rng, (m,))
             magnitude = self._counts(rng, m)
             i = magnitude + self._colour.sample(rng, (m,))
             if self._z_source is None:
                 z_source = galaxies.source_redshifts(rng, i)
                 # σ⁴ is in its own distribution, (D_ls/D_s)² is not
-                keep = rng.random(m) < galaxies.distance_ratio(z_lens, z_source, H0, Om0) ** 2
+                keep = rng.random(m) < galaxies.distance_ratio(z_lens, z_source, H0, Om0, w0) ** 2
             else:
                 z_source = self._z_source.sample(rng, (m,))
                 keep = z_source > z_lens
@@ -146,9 +146,9 @@ class Ellipticals:
                 return tuple(np.concatenate(columns)[:n] for columns in zip(*found, strict=True))
         raise UserError("simulation.sky: hardly any source lies behind its lens; lower z_lens or raise z_source")
 
-    def _volume(self, rng: Generator, n: int, H0: float, Om0: float) -> Array:
-        near, far = comoving_distance(np.array(self.z_range), H0, Om0) ** 3
-        return redshift_at((near + (far - near) * rng.random(n)) ** (1 / 3), H0, Om0)
+    def _volume(self, rng: Generator, n: int, H0: float, Om0: float, w0: float) -> Array:
+        near, far = comoving_distance(np.array(self.z_range), H0, Om0, w0) ** 3
+        return redshift_at((near + (far - near) * rng.random(n)) ** (1 / 3), H0, Om0, w0)
 
     def _counts(self, rng: Generator, n: int) -> Array:
         (bright, faint), u = self.magnitudes, rng.random(n)
@@ -174,8 +174,8 @@ class Ellipticals:
 _SIZES = {"magnitude": "AB mag", "R_sersic": "arcsec"}
 
 
-def _kpc_per_arcsec(z: Array, H0: float, Om0: float) -> Array:
-    return comoving_distance(z, H0, Om0) / (1 + z) * 1e3 * ARCSEC
+def _kpc_per_arcsec(z: Array, H0: float, Om0: float, w0: float) -> Array:
+    return comoving_distance(z, H0, Om0, w0) / (1 + z) * 1e3 * ARCSEC
 
 
 def _wavelength(band: str) -> float:

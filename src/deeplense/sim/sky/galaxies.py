@@ -10,7 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.special import gammainc, gammaincinv
 
-from deeplense.lensing.cosmology import ARCSEC, comoving_distance
+from deeplense.lensing.cosmology import ARCSEC, comoving_distance, expansion2
 
 Array = NDArray[np.float64]
 C = 299792.458  # km/s
@@ -52,9 +52,9 @@ def velocity_dispersions(rng: Generator, n: int, low: float, high: float) -> Arr
     return np.asarray(SIGMA_STAR * gammaincinv(a, bottom + (top - bottom) * rng.random(n)) ** (1 / BETA))
 
 
-def distance_ratio(z_lens: Array, z_source: Array, H0: float, Om0: float) -> Array:
+def distance_ratio(z_lens: Array, z_source: Array, H0: float, Om0: float, w0: float = -1.0) -> Array:
     """D_ls/D_s in a flat universe; 0 where the source is not behind the lens."""
-    near, far = (comoving_distance(z, H0, Om0) for z in (z_lens, z_source))
+    near, far = (comoving_distance(z, H0, Om0, w0) for z in (z_lens, z_source))
     return np.asarray(np.maximum(1 - near / far, 0))
 
 
@@ -63,9 +63,9 @@ def einstein_radius(sigma: Array, ratio: Array) -> Array:
     return np.asarray(4 * np.pi * (sigma / C) ** 2 * ratio / ARCSEC)
 
 
-def distance_modulus(z: Array, H0: float, Om0: float) -> Array:
+def distance_modulus(z: Array, H0: float, Om0: float, w0: float = -1.0) -> Array:
     """m − M of a source whose spectrum is flat in f_ν: 5 log10(D_L/10 pc) − 2.5 log10(1 + z)."""
-    luminosity = (1 + z) * comoving_distance(z, H0, Om0)
+    luminosity = (1 + z) * comoving_distance(z, H0, Om0, w0)
     return np.asarray(5 * np.log10(luminosity) + 25 - 2.5 * np.log10(1 + z))
 
 
@@ -79,19 +79,21 @@ def early_type(rng: Generator, sigma: Array) -> tuple[Array, Array]:
     return M_STAR + M_SPREAD * m, 10 ** (R_STAR + R_SPREAD * r)
 
 
-def early_type_magnitude(absolute: Array, z: Array, wavelength: float, H0: float, Om0: float) -> Array:
+def early_type_magnitude(
+    absolute: Array, z: Array, wavelength: float, H0: float, Om0: float, w0: float = -1.0
+) -> Array:
     """Apparent magnitude at a wavelength [micron] of an old galaxy, fading since z."""
     colour = np.interp(np.log(wavelength / (1 + z)), np.log(RED_WAVELENGTH), RED_COLOUR)
-    return np.asarray(absolute - EVOLUTION * z + colour + distance_modulus(z, H0, Om0))
+    return np.asarray(absolute - EVOLUTION * z + colour + distance_modulus(z, H0, Om0, w0))
 
 
-def log10_host_mass(sigma: Array, z: Array, Om0: float) -> Array:
+def log10_host_mass(sigma: Array, z: Array, Om0: float, w0: float = -1.0) -> Array:
     """log10 of M200 of the halo whose dark matter has the dispersion of the stars in its middle.
 
     σ = 1082.9 (h(z) M200/10¹⁵ M☉)^0.3361 (Evrard et al. 2008, astro-ph/0702241); stars move as the dark matter does
     (Zahid et al. 2018, 1804.04492).
     """
-    h = 0.7 * np.sqrt(Om0 * (1 + z) ** 3 + 1 - Om0)
+    h = 0.7 * np.sqrt(expansion2(z, Om0, w0))
     return np.asarray(15 + np.log10(sigma / 1082.9) / 0.3361 - np.log10(h))
 
 
@@ -103,8 +105,8 @@ def source_redshifts(rng: Generator, i: Array) -> Array:
     return np.asarray(rng.gamma(3.0, np.maximum(0.0417 * i - 0.744, 0.02)))
 
 
-def star_forming_size(rng: Generator, i: Array, z: Array, H0: float, Om0: float) -> Array:
+def star_forming_size(rng: Generator, i: Array, z: Array, H0: float, Om0: float, w0: float = -1.0) -> Array:
     """R_e [kpc], 6.9 (1 + z)^−1.2 10^(−0.4 · 0.27 (M + 21)), 0.2 dex of scatter (Shibuya et al. 2015, 1503.07481)."""
-    absolute = i - distance_modulus(z, H0, Om0)
+    absolute = i - distance_modulus(z, H0, Om0, w0)
     mean = np.log10(6.9) - 1.2 * np.log10(1 + z) - 0.4 * 0.27 * (absolute + 21)
     return np.asarray(10 ** (mean + 0.2 * rng.standard_normal(np.shape(z))))

@@ -47,7 +47,7 @@ class Host:
     """n lenses in which the structure lives; every array is (n, 1), so that it broadcasts over halos.
 
     Attributes:
-        distances: angular-diameter distances [Mpc]. H0, Om0: of the cosmology.
+        distances: angular-diameter distances [Mpc]. H0, Om0, w0: of the cosmology.
         theta_E: total Einstein radius [arcsec]. center_x, center_y: of the macro lens [arcsec].
         half_width: of the image [arcsec], the same for all.
         log10_m_host: of the halo's M200 [Msun], where the recipe's sky draws it.
@@ -63,6 +63,7 @@ class Host:
     H0: float
     Om0: float
     log10_m_host: Array | None = None
+    w0: float = -1.0
 
     def __len__(self) -> int:
         return len(self.z_lens)

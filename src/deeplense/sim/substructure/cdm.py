@@ -217,7 +217,7 @@ class ColdDarkMatter:
                 mean density is 50 ρ_crit (Gilman et al. 2020, sec. 4.2).
         """
         c = galaxy.concentration(mass, host.z_lens, host.H0) * spread * self.softening(mass, particle)
-        R_s, alpha_Rs = halo.nfw_parameters(mass, c, host.z_lens, host.distances, host.H0, host.Om0)
+        R_s, alpha_Rs = halo.nfw_parameters(mass, c, host.z_lens, host.distances, host.H0, host.Om0, host.w0)
         if depth is None:
             r_trunc = R_s * halo.radius_of_overdensity(c, galaxy.FIELD)
         else:
@@ -253,7 +253,7 @@ class ColdDarkMatter:
         edges = np.geomspace(self.mass[0], self.mass[1], 17)
         mass, width = np.sqrt(edges[1:] * edges[:-1])[:, None, None], np.diff(edges)[:, None, None]
         plane = slices.pick(np.delete(np.arange(slices.z.shape[1] + 1), los.FRONT) + 0 * slices.z.astype(int), host)
-        share = Structure(host.H0, host.Om0).mass_function(mass, slices.z) * width
+        share = Structure(host.H0, host.Om0, w0=host.w0).mass_function(mass, slices.z) * width
         share = share * self.survival(mass, particle, field=True)
         middle = self.rows(mass, None, np.ones(1), particle, plane)
         share = share * galaxy.mass_seen(middle, plane, slices.radius, slices.inner)

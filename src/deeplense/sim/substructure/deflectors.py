@@ -21,7 +21,7 @@ def deflectors(rows: dict[str, Array], mask: Array, host: Host) -> list[Componen
         rows: of `HALO_COLUMNS`, (n, N). mask: which exist. host: of each image, or of each halo.
     """
     d, radius = host.distances, halo.nfw_parameters
-    R_s, _ = radius(rows["mass"], rows["concentration"], host.z_lens, d, host.H0, host.Om0)
+    R_s, _ = radius(rows["mass"], rows["concentration"], host.z_lens, d, host.H0, host.Om0, host.w0)
     m_s = halo.scale_mass(rows["mass"], rows["concentration"])
     left = halo.tnfw_total_mass(m_s, rows["r_trunc"] / R_s) - rows["soliton"]
     scale = left / halo.tnfw_total_mass(1.0, rows["r_trunc"] / rows["r_s"])

@@ -10,7 +10,7 @@ from astropy import constants
 from numpy.random import Generator
 
 from deeplense import rng
-from deeplense.lensing import halo
+from deeplense.lensing import cosmology, halo
 from deeplense.lensing.raytrace import Component
 from deeplense.recipe import Prior as Spec
 from deeplense.sim.priors import Prior
@@ -68,7 +68,7 @@ class FuzzyDarkMatter(ColdDarkMatter):
     def soliton(self, rows: dict[str, Array], particle: dict[str, Array], host: Host) -> tuple[Array, Array]:
         """Core radius [arcsec] and total mass [Msun] of each halo's soliton."""
         m22, a = _m22(particle), 1 / (1 + host.z_lens)
-        zeta = (_zeta(host.z_lens, host.Om0) / _zeta(0.0, host.Om0)) ** (1 / 6)
+        zeta = (_zeta(host.z_lens, host.Om0, host.w0) / _zeta(0.0, host.Om0, host.w0)) ** (1 / 6)
         M_min = 4.4e7 * m22**-1.5
         r_c = 1.6 / m22 * a**0.5 / zeta * (rows["mass"] / 1e9) ** (-1 / 3)  # kpc
         whole = 0.25 * a**-0.5 * zeta * (rows["mass"] / M_min) ** (1 / 3) * M_min / halo.SOLITON_CORE
@@ -108,9 +108,9 @@ class FuzzyDarkMatter(ColdDarkMatter):
         return np.asarray(HBAR_C / 10 ** truth["log10_m_uldm"] * halo.C_KM_S / v)
 
 
-def _zeta(z: Any, Om0: float) -> Any:
+def _zeta(z: Any, Om0: float, w0: float) -> Any:
     """Overdensity at virialisation over the mean density (Bryan & Norman 1998), ζ of Schive et al. (2014)."""
-    Om = Om0 * (1 + z) ** 3 / (Om0 * (1 + z) ** 3 + 1 - Om0)
+    Om = Om0 * (1 + z) ** 3 / cosmology.expansion2(z, Om0, w0)
     return (18 * np.pi**2 + 82 * (Om - 1) - 39 * (Om - 1) ** 2) / Om
 
 

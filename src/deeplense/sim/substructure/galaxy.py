@@ -107,7 +107,7 @@ class MainHalo:
         """Of the median concentration at its mass and redshift."""
         mass = 10.0**log10_m_host
         c = concentration(mass, host.z_lens, host.H0)
-        r200 = (3 * mass / (800 * np.pi * halo.rho_crit(host.z_lens, host.H0, host.Om0))) ** (1 / 3) * 1e3
+        r200 = (3 * mass / (800 * np.pi * halo.rho_crit(host.z_lens, host.H0, host.Om0, host.w0))) ** (1 / 3) * 1e3
         r_s = r200 / c
         return cls(halo.scale_mass(mass, c) / (4 * np.pi * r_s**3), r_s, r200)
 

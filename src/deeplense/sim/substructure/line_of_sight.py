@@ -54,11 +54,13 @@ class Slices:
 
     @classmethod
     def of(cls, host: Host) -> Slices:
-        chi_l, chi_s = (cosmology.comoving_distance(z, host.H0, host.Om0) for z in (host.z_lens, host.z_source))
+        chi_l, chi_s = (
+            cosmology.comoving_distance(z, host.H0, host.Om0, host.w0) for z in (host.z_lens, host.z_source)
+        )
         front, back = ((np.arange(n)[None] + 0.5) / n for n in (FRONT, BEHIND))
         chi = np.concatenate([chi_l * front, chi_l + (chi_s - chi_l) * back], axis=1)
         thick = np.repeat(np.concatenate([chi_l / FRONT, (chi_s - chi_l) / BEHIND], axis=1), (FRONT, BEHIND), axis=1)
-        z = cosmology.redshift_at(chi, host.H0, host.Om0)
+        z = cosmology.redshift_at(chi, host.H0, host.Om0, host.w0)
         D = Distances(
             chi / (1 + z), chi_s / (1 + host.z_source) * np.ones_like(chi), (chi_s - chi) / (1 + host.z_source)
         )
@@ -69,7 +71,7 @@ class Slices:
 
     def planes(self, host: Host, coupled: bool) -> Planes:
         z = torch.from_numpy(self._with(self.z, host.z_lens))
-        return Planes(z, torch.from_numpy(host.z_source[:, 0]), FRONT, host.Om0, coupled)
+        return Planes(z, torch.from_numpy(host.z_source[:, 0]), FRONT, host.Om0, coupled, host.w0)
 
     def nearest(self, z: Array, host: Host) -> Array:
         """Numbers (n, N) of the planes nearest to redshifts."""
@@ -95,7 +97,7 @@ class Slices:
 def expected(slices: Slices, host: Host, mass: list[float], factor: float) -> tuple[Array, Array]:
     """Halos of the envelope in each slice of the cone, and the envelope's height in dn/dM at 10⁸ M☉."""
     grid = np.geomspace(mass[0], mass[1], 64)
-    law = Structure(host.H0, host.Om0).mass_function(grid, slices.z[..., None])
+    law = Structure(host.H0, host.Om0, w0=host.w0).mass_function(grid, slices.z[..., None])
     height = (law / (grid / 1e8) ** ENVELOPE).max(-1) * 1.001  # the largest ratio may lie between two masses
     k = ENVELOPE + 1
     integral = 1e8 * ((mass[1] / 1e8) ** k - (mass[0] / 1e8) ** k) / k
@@ -119,7 +121,7 @@ def draw(rng: Generator, slices: Slices, host: Host, mass: list[float], factor: 
     masses = Prior("power_law", (*mass, ENVELOPE)).sample(rng, shape)
     z = np.take_along_axis(slices.z, index, 1)
     envelope = np.take_along_axis(height, index, 1) * (masses / 1e8) ** ENVELOPE
-    share = Structure(host.H0, host.Om0).mass_function(masses, z) / envelope
+    share = Structure(host.H0, host.Om0, w0=host.w0).mass_function(masses, z) / envelope
     exists = (np.arange(shape[1]) < total) & (rng.random(shape) < share)
     columns = {"mass": masses, "x": r * np.cos(angle), "y": r * np.sin(angle), "slice": index + (index >= FRONT)}
     return Field(*together(columns, exists))
