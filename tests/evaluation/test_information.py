@@ -118,7 +118,7 @@ def test_fisher_of_a_pure_amplitude_has_its_closed_form() -> None:
     world = world_of("model_1")
     scene = one(world, "no_sub")
     forward = Forward(world, scene)
-    mean, t, A = forward.render({})[0].numpy(), forward.exposure, forward.values["source.amplitude"]
+    mean, t, A = forward.render({})[0].numpy(), float(forward.exposure), forward.values["source.amplitude"]
     variance = mean / t + 0.01**2
     expected = ((mean / A) ** 2 / variance + 0.5 * (mean / A / t / variance) ** 2).sum()
     found = fisher(world, scene, ["source.amplitude"])

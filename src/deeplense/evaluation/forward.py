@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +20,14 @@ from deeplense.lensing.mass import MASS
 from deeplense.lensing.raytrace import CENTER, Component
 from deeplense.sim import image
 from deeplense.sim.detector import NOTHING_MORE
+from deeplense.sim.instrument import Instrument
 from deeplense.sim.macro import MACRO
-from deeplense.sim.scene import Scene
+from deeplense.sim.scene import InBand, Scene
 from deeplense.sim.world import World
 
 Values = dict[str, Tensor]
 VORTEX = ("log10_m_axion", "vortex_angle", "vortex_log10_mass", "vortex_x", "vortex_y")
+LIGHTS = ("source", "lens_light")
 SUBHALO = ("subhalo_log10_mass", "subhalo_x", "subhalo_y")
 
 
@@ -57,8 +60,11 @@ class Forward:
     `subhalo_log10_mass`, `subhalo_x`, `subhalo_y`. Clumps of a galaxy move with it; its magnitude is that of the rest.
     Other dark matter of the scene (a population of halos) stays as drawn.
 
+    Of several bands the images lie one below the other, in the recipe's order: H counts the rows of all. A galaxy's
+    magnitude is that in the first band, and `source.colours.F106-F129` what it differs by in the next.
+
     Attributes:
-        values: name -> value in this scene; may be set. size, pixel_scale, exposure [s]: of the image.
+        values: name -> value in this scene; may be set. size, pixel_scale: of the image.
     """
 
     def __init__(self, world: World, scene: Scene, subhalo: Subhalo | None = None) -> None:
@@ -67,24 +73,19 @@ class Forward:
             raise UserError(f"one image was asked for, but the scene holds {len(scene)}; take scene[k:k+1]")
         if world.simulation.noise != "once":
             raise UserError(f"simulation.noise: {world.simulation.noise} has no likelihood here; set it to once")
-        light = [*scene.source, *scene.lens_light]
-        plain = all(c.profile == "sersic" for c in light) and not scene.subtracted
         s = world.simulation
-        plain = plain and not (scene.more_bands or scene.quasar or s.lens_envelope or s.scale_to_max)
-        detector = replace(world.instrument.detector, correlation=0.0)
-        if not plain or scene.psf is not None or detector != NOTHING_MORE:
+        bands = [scene.band(k) for k in range(1 + len(scene.more_bands))]
+        if s.lens_envelope or s.scale_to_max or not all(map(_plain, bands, world.instruments)):
             raise UserError(
                 "simulation: images, quasar, psf kernels, lens_envelope, lens_light_residual, cosmic_rays, bad_pixels, "
-                "scale_to_max and several bands have no likelihood here; leave them out"
+                "scale_to_max have no likelihood here; leave them out"
             )
         self.world, self.subhalo = world, subhalo
         c, z_lens = world.simulation.cosmology, float(scene.truth["z_lens"][0])
         self._place = Place(world.distances_of(scene)[0], z_lens, c.H0, c.Om0, c.w0)
-        self.size, self.pixel_scale, self.exposure = world.size, world.pixel_scale, float(scene.exposure)
+        self.size, self.pixel_scale = world.size, world.pixel_scale
         self._scene = scene.to("cpu", torch.float64)
-        lights = {"source": self._scene.source, "lens_light": self._scene.lens_light}
-        self._lights = {k: [c for c in found if c.mask is None] for k, found in lights.items()}
-        self._clumps = {k: [c for c in found if c.mask is not None] for k, found in lights.items()}
+        self._bands = [self._scene.band(k) for k in range(len(bands))]
         self._vortex = self._lone_line(scene)
         self.values = self._read()
         self._drawn = dict(self.values)
@@ -114,7 +115,7 @@ class Forward:
         values = {k: torch.full((n,), v, dtype=torch.float64) for k, v in self.values.items()} | changed
         supersampling = self.world.simulation.supersampling
         scene = self._build(values, n)
-        return image.render(scene, self.size, self.pixel_scale, self.world.instrument, supersampling)[:, 0]
+        return image.render(scene, self.size, self.pixel_scale, self.world.instruments, supersampling).flatten(1, 2)
 
     def derivatives(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The image and its derivatives by forward-mode autograd, one copy of the scene for each parameter.
@@ -136,8 +137,18 @@ class Forward:
 
         Correlated noise is taken for white noise that is alike over large areas: the bounds are a little too wide.
         """
-        background = self.world.instrument.background_sigma(self.pixel_scale, self.exposure)
-        return background**2 + mean / self.exposure
+        each = zip(self.world.instruments, self._bands, strict=True)
+        sigma = [i.background_sigma(self.pixel_scale, float(band.exposure)) for i, band in each]
+        return self._rows(sigma) ** 2 + mean / self.exposure
+
+    @property
+    def exposure(self) -> Tensor:
+        """Total exposure time [s], of one band a scalar, of several (H, 1)."""
+        return self._rows([float(band.exposure) for band in self._bands])
+
+    def _rows(self, of_bands: list[float]) -> Tensor:
+        found = torch.tensor(of_bands, dtype=torch.float64)
+        return found[0] if len(found) == 1 else found.repeat_interleave(self.size)[:, None]
 
     def _lone_line(self, scene: Scene) -> Component | None:
         """The vortex, if there is one. Raises: UserError: there are several, which have no names."""
@@ -162,10 +173,15 @@ class Forward:
                     values |= {f"lens.a{round(m)}": a / theta_E, f"lens.phi{round(m)}": phi}
             elif component.profile in MACRO:
                 values |= {f"lens.{k}": float(v) for k, v in p.items()}
-        for prefix, components in self._lights.items():
-            for component in components:  # a world has at most one of each
-                values |= {f"{prefix}.{k}": float(v) for k, v in component.params.items() if k != "amp"}
-                values[f"{prefix}.{self._brightness}"] = self._from_amplitude(component)
+        for prefix in LIGHTS:
+            every = [_galaxy(getattr(band, prefix)) for band in self._bands]
+            if every[0] is not None:
+                values |= {f"{prefix}.{k}": float(v) for k, v in every[0].params.items() if k != "amp"}
+                bright = [self._from_amplitude(c, k) for k, c in enumerate(every) if c is not None]
+                values[f"{prefix}.{self._brightness}"] = bright[0]
+                values |= {
+                    f"{prefix}.{name}": a - b for name, (a, b) in zip(self._colours, pairwise(bright), strict=True)
+                }
         if self._vortex is not None:
             truth = {k: float(v) for k, v in self._scene.truth.items()}
             center = [float(self._vortex.params[f"center_{axis}"].mean()) for axis in "xy"]
@@ -182,9 +198,13 @@ class Forward:
     def _brightness(self) -> str:
         return "amplitude" if self.world.instrument.zero_point is None else "magnitude"
 
-    def _from_amplitude(self, light: Component) -> float:
+    @property
+    def _colours(self) -> list[str]:
+        return [f"colours.{a}-{b}" for a, b in pairwise(self.world.bands)] if len(self._bands) > 1 else []
+
+    def _from_amplitude(self, light: Component, band: int) -> float:
         p = light.params
-        zero_point = self.world.instrument.zero_point
+        zero_point = self.world.instruments[band].zero_point
         if zero_point is None:
             return float(p["amp"])
         return zero_point - 2.5 * float(torch.log10(sersic_flux(p["amp"], p["R_sersic"], p["n_sersic"])))
@@ -208,13 +228,23 @@ class Forward:
             strength = SUBHALO_PROFILES[self.subhalo.profile](log10_mass, self._place)
             params = {**strength, "center_x": x, "center_y": y}
             mass.append(Component(self.subhalo.profile, {k: p[:, None] for k, p in params.items()}))
-        lights = {prefix: [self._light(c, v, prefix) for c in found] for prefix, found in self._lights.items()}
-        for prefix, found in self._clumps.items():
-            lights[prefix] += [self._moved(c, v, prefix, n) for c in found]
-        scale, exposure, index = (t.expand(n) for t in (base.deflection_scale, base.exposure, base.index))
+        scale, index = (t.expand(n) for t in (base.deflection_scale, base.index))
         planes = base.planes and base.planes[torch.zeros(n, dtype=torch.long)]
-        light = lights["source"], lights["lens_light"]
-        return Scene(mass, *light, scale, exposure, base.label, index, {}, planes=planes)
+        first, *more = (self._seen(k, v, n) for k in range(len(self._bands)))
+        light = first.source, first.lens_light, scale, first.exposure
+        return Scene(mass, *light, base.label, index, {}, planes=planes, more_bands=more)
+
+    def _seen(self, band: int, v: Values, n: int) -> InBand:
+        """The light in one band."""
+        drawn = self._bands[band]
+        source, lens_light = (
+            [
+                self._light(c, v, prefix, band) if c.mask is None else self._moved(c, v, prefix, n)
+                for c in getattr(drawn, prefix)
+            ]
+            for prefix in LIGHTS
+        )
+        return InBand(source, lens_light, [], drawn.exposure.expand(n), None)
 
     def _mass(self, component: Component, v: Values, n: int) -> Component:
         if component is self._vortex:
@@ -251,13 +281,27 @@ class Forward:
         where = {"center_x": x + along * torch.cos(angle), "center_y": y + along * torch.sin(angle)}
         return {"theta_E2": (strength / points).expand_as(along), **where}
 
-    def _light(self, component: Component, v: Values, prefix: str) -> Component:
+    def _light(self, component: Component, v: Values, prefix: str, band: int) -> Component:
         params = {k: v[f"{prefix}.{k}"][:, None] for k in component.params if k != "amp"}
         brightness = v[f"{prefix}.{self._brightness}"][:, None]
+        for name in self._colours[:band]:
+            brightness = brightness - v[f"{prefix}.{name}"][:, None]
         if self._brightness == "magnitude":
-            flux = self.world.instrument.counts(brightness)
+            flux = self.world.instruments[band].counts(brightness)
             brightness = flux / sersic_flux(torch.ones_like(flux), params["R_sersic"], params["n_sersic"])
         return Component(component.profile, {"amp": brightness, **params})
+
+
+def _galaxy(light: Sequence[Component]) -> Component | None:
+    """The galaxy among its clumps; a world has at most one of each kind."""
+    return next((c for c in light if c.mask is None), None)
+
+
+def _plain(scene: Scene, instrument: Instrument) -> bool:
+    """Whether all that is seen in a band has names."""
+    light = all(c.profile == "sersic" for c in [*scene.source, *scene.lens_light])
+    hidden = scene.subtracted or scene.quasar or scene.psf is not None
+    return light and not hidden and replace(instrument.detector, correlation=0.0) == NOTHING_MORE
 
 
 def _point_mass(log10_mass: Tensor, place: Place) -> Values:

@@ -178,8 +178,8 @@ def ideal_errors(world: World, points: int = 201, scenes: int = 12, seed: int = 
     (low, high), errors = _prior_range(world), np.empty((points, scenes))
     grid = low + (np.arange(points) + 0.5) * (high - low) / points
     for column, forward in enumerate(models):
-        mean = forward.render({"log10_m_axion": torch.from_numpy(grid)}).flatten(1)
-        variance = forward.variance(mean)
+        images = forward.render({"log10_m_axion": torch.from_numpy(grid)})
+        mean, variance = images.flatten(1), forward.variance(images).flatten(1)
         draw = rng.generator(seed, "information/ideal", column).standard_normal(mean.shape)
         data = mean + variance.sqrt() * torch.from_numpy(draw)
         chi2 = data**2 @ (1 / variance).T - 2 * data @ (mean / variance).T + (mean**2 / variance).sum(1)
@@ -200,7 +200,7 @@ def bound_subhalo_mass(
     drawn = smooth(_scenes(world, seed, scenes)[0])
     for k in range(scenes):
         scene = drawn[k : k + 1]
-        mean = Forward(world, scene).render({})[0].numpy()
+        mean = Forward(world, scene).render({})[0, : world.size].numpy()  # of the first band
         arc = np.argwhere(mean >= mean.max() / 2)
         row, column = arc[rng.generator(seed, "information/arc", k).integers(len(arc))]
         x, y = ((i + 0.5 - (world.size - 1) / 2) * world.pixel_scale for i in (column, row))

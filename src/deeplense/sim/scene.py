@@ -79,8 +79,9 @@ class Scene:
 
     def exposed_only(self) -> Scene:
         """What an exposure of its noiseless images needs, and nothing else."""
-        bands = [replace(band, source=[], lens_light=[]) for band in self.more_bands]
-        return replace(self, mass=[], source=[], lens_light=[], truth={}, halos=None, planes=None, more_bands=bands)
+        bands = [replace(band, source=[], lens_light=[], quasar=None) for band in self.more_bands]
+        dark = replace(self, source=[], lens_light=[], quasar=None, more_bands=bands)
+        return replace(dark, mass=[], truth={}, halos=None, planes=None)
 
     def band(self, k: int) -> Scene:
         """The scene as band k alone sees it."""
