@@ -15,6 +15,7 @@ import torch
 from deeplense import config
 from deeplense.errors import UserError
 from deeplense.evaluation.forward import VORTEX, Forward
+from deeplense.evaluation.information import fisher
 from deeplense.lensing.raytrace import Component
 from deeplense.sim import image, reference
 from deeplense.sim.psf import moffat
@@ -113,3 +114,20 @@ def test_pictures_are_refused(name: str, tmp_path: Path) -> None:
     world = World(name, [f"simulation.source.images={tmp_path}", classes])
     with pytest.raises(UserError, match=r"simulation: images, .* have no likelihood here"):
         Forward(world, world.scenes(0, "test", 0)[0][:1])
+
+
+def test_bands_add_up_what_they_know_of_the_lens() -> None:
+    w, every = scenes("realistic/roman")
+    scene, names = every["no_sub"], ["lens.theta_E", "lens.e1", "source.center_x"]
+    together = fisher(w, scene, names).matrix
+    each = []
+    for k, band in enumerate(w.bands):
+        one = replace(w.simulation, bands={band: w.simulation.bands[band]})
+        one = replace(one, source=replace(one.source, colours=None))
+        light = one.lens_light and replace(one.lens_light, colours=None)
+        each.append(fisher(World(replace(one, lens_light=light)), scene.band(k), names).matrix)
+    np.testing.assert_allclose(together, sum(each), rtol=1e-9)
+    # a galaxy's colour moves the bands behind it alone
+    _, (slope,) = Forward(w, scene).derivatives(["source.colours.F106-F129"])
+    assert slope[: w.size].abs().max() == 0
+    assert (slope.view(3, -1).abs().amax(1)[1:] > 0).all()

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from deeplense import config
 from deeplense.data.generate import manifest
 from deeplense.errors import UserError
-from deeplense.evaluation.forward import Forward
 from deeplense.lensing import raytrace
 from deeplense.sim import image, reference, source
 from deeplense.sim.instrument import INSTRUMENTS
@@ -388,9 +387,3 @@ def test_bands_that_make_no_sense(bands: dict[str, Any], simulation: dict[str, A
     with pytest.raises(UserError, match=message) as error:
         world(bands, **simulation)
     assert "\n" not in str(error.value)
-
-
-def test_bounds_of_information_know_one_band() -> None:
-    w = world(LSST)
-    with pytest.raises(UserError, match="several bands have no likelihood"):
-        Forward(w, w.scenes(0, "train", 0)[0][:1])
