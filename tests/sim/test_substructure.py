@@ -15,6 +15,7 @@ from deeplense import rng
 from deeplense.errors import UserError
 from deeplense.lensing import cosmology, halo, raytrace
 from deeplense.sim.substructure import POPULATIONS, Substructure
+from deeplense.sim.substructure.base import MOST
 from deeplense.sim.substructure.none import NoSubstructure
 from deeplense.sim.substructure.point_masses import PointMasses
 from deeplense.sim.substructure.vortex import Vortex
@@ -211,3 +212,12 @@ def test_a_line_of_many_points_tends_to_the_closed_form() -> None:
 def test_bad_parameters_are_named(name: str, parameters: dict[str, Any], match: str) -> None:
     with pytest.raises(UserError, match=match):
         POPULATIONS[name](**parameters)
+
+
+def test_a_rare_rich_lens_is_drawn_and_a_recipe_of_rich_lenses_is_refused() -> None:
+    cold = POPULATIONS["cdm"]()
+    few = np.full(1000, 500.0)
+    cold._check_number(np.append(few, MOST + 1000.0))
+    for expected in (np.append(few, 11.0 * MOST), np.full(5, MOST + 1.0)):
+        with pytest.raises(UserError, match="raise the lower end of mass"):
+            cold._check_number(expected)

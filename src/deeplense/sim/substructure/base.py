@@ -115,6 +115,7 @@ class Substructure:
 
 
 MOST = 20_000  # deflectors that an image may hold
+RICHEST = 10 * MOST  # that a rare lens may hold, where the mass function decides
 POPULATION = "a population: a dataclass with 'truth' and 'sample'"
 
 
