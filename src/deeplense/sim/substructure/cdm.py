@@ -266,7 +266,7 @@ class ColdDarkMatter:
 
     def _check_number(self, expected: Array) -> None:
         # a recipe that is too rich is refused; a rich lens among a hundred thousand must not stop a survey
-        if np.median(expected) > MOST or expected.max() > RICHEST:
+        if expected.size and (np.median(expected) > MOST or expected.max() > RICHEST):
             raise UserError(
                 f"{type(self).__name__}: about {expected.max():.0f} halos an image, more than {MOST}; "
                 f"raise the lower end of mass (it is {self.mass[0]:g}) or lower sigma_sub or line_of_sight"
