@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from deeplense.data.schema import Batch
+from deeplense.errors import UserError
 
 
 @dataclass
@@ -113,6 +114,37 @@ class Head(nn.Module):
             found = minimize_scalar(loss, bounds=(-limit, limit), method="bounded", options={"xatol": 1e-3})
             before = loss(0.0)
             self.temperature[t] = math.exp(found.x) if found.fun < before else 1.0
+
+
+class NumbersHead(Head):
+    """Of parameters, each an answer by its own name.
+
+    Args:
+        n_out: raw outputs. n_truths: those that are predicted apart.
+
+    Raises:
+        UserError: the head has no targets.
+    """
+
+    metric_name = "MAE"
+
+    mean: Tensor
+    width: Tensor
+
+    def __init__(self, num_features: int, name: str, truths: Truths, n_out: int, n_truths: int) -> None:
+        if not truths.targets:
+            raise UserError(f"task.heads.{name} has no targets; name the parameters to regress")
+        super().__init__(num_features, n_out, n_truths)
+        self.targets, self.columns = truths.targets, truths.columns
+        for key in ("mean", "width"):
+            self.register_buffer(key, torch.tensor([getattr(t, key) for t in self.targets]), persistent=False)
+
+    def metric(self, raw: Tensor, batch: Batch) -> Tensor:
+        value, known = self.truth(batch)
+        return (self.distribution(raw).mean - value).abs()[known].mean()
+
+    def about(self) -> dict[str, dict[str, Any]]:
+        return {t.name: {"answer": "value", "name": t.name, "unit": t.unit} for t in self.targets}
 
 
 def masked_mean(values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from deeplense.data.schema import Batch
-from deeplense.errors import UserError
-from deeplense.models.heads.base import Head, Truths, columns_of
+from deeplense.models.heads.base import NumbersHead, Truths, columns_of
 from deeplense.models.heads.normal import QUANTILES
 
 CONTEXT = 32  # numbers that the flow is told of an image
@@ -56,24 +55,15 @@ class Posterior(Distribution):
         return self.at(self.head.base).mean(0)
 
 
-class FlowHead(Head):
+class FlowHead(NumbersHead):
     """T targets jointly. A truth counts where all of its numbers are known."""
 
-    metric_name = "MAE"
-
-    mean: Tensor
-    width: Tensor
     low: Tensor
     high: Tensor
     base: Tensor
 
     def __init__(self, num_features: int, name: str, truths: Truths) -> None:
-        if not truths.targets:
-            raise UserError(f"task.heads.{name} has no targets; name the parameters to regress")
-        super().__init__(num_features, CONTEXT)
-        self.targets, self.columns = truths.targets, truths.columns
-        for key in ("mean", "width"):
-            self.register_buffer(key, torch.tensor([getattr(t, key) for t in self.targets]), persistent=False)
+        super().__init__(num_features, name, truths, CONTEXT, 1)
         for key in ("low", "high"):
             bounds = [math.nan if (b := getattr(t, key)) is None else b for t in self.targets]
             self.register_buffer(key, torch.tensor(bounds, dtype=torch.float64), persistent=False)
@@ -117,10 +107,6 @@ class FlowHead(Head):
         log_p = self.distribution(raw).log_prob(value)
         return -torch.where(told, log_p, 0.0).sum()[None] / count.clamp_min(1), count
 
-    def metric(self, raw: Tensor, batch: Batch) -> Tensor:
-        value, known = self.truth(batch)
-        return (self.distribution(raw).mean - value).abs()[known].mean()
-
     @torch.no_grad()
     def judge(self, answer: str, raw: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Of the marginal: from the draws, its density smoothed (Silverman 1986, eq. 3.31)."""
@@ -140,6 +126,3 @@ class FlowHead(Head):
             below = int(where)
             found[name] = ordered[below] + (where - below) * (ordered[below + 1] - ordered[below])
         return {t.name: {k: v[:, i] for k, v in found.items()} for i, t in enumerate(self.targets)}
-
-    def about(self) -> dict[str, dict[str, Any]]:
-        return {t.name: {"answer": "value", "name": t.name, "unit": t.unit} for t in self.targets}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal
@@ -11,33 +9,25 @@ from torch.nn import functional
 
 from deeplense.data.schema import Batch
 from deeplense.errors import UserError
-from deeplense.models.heads.base import Head, Truths, columns_of, masked_mean
+from deeplense.models.heads.base import NumbersHead, Truths, columns_of, masked_mean
 from deeplense.models.heads.truncated_normal import TruncatedNormal
 
 QUANTILES = {"q05": (0.05, -1.6448536269514722), "q95": (0.95, 1.6448536269514722)}  # probability, normal quantile
 
 
-class NormalHead(Head):
+class NormalHead(NumbersHead):
     """Location and scale of T unbounded targets: outputs 2t and 2t + 1.
 
     Attributes:
         per_target: outputs of each target. reach: widths that a location can lie from the mean.
     """
 
-    metric_name = "MAE"
     per_target = 2
     reach = 100.0
 
-    mean: Tensor
-    width: Tensor
-
     def __init__(self, num_features: int, name: str, truths: Truths) -> None:
-        if not truths.targets:
-            raise UserError(f"task.heads.{name} has no targets; name the parameters to regress")
-        super().__init__(num_features, self.per_target * len(truths.targets), len(truths.targets))
-        self.targets, self.columns = truths.targets, truths.columns
-        self.register_buffer("mean", torch.tensor([t.mean for t in truths.targets]), persistent=False)
-        self.register_buffer("width", torch.tensor([t.width for t in truths.targets]), persistent=False)
+        n = len(truths.targets)
+        super().__init__(num_features, name, truths, self.per_target * n, n)
 
     def _of_targets(self, raw: Tensor) -> Tensor:
         """(B, T, per_target)."""
@@ -62,10 +52,6 @@ class NormalHead(Head):
         value, known = self.truth(batch)
         return masked_mean(-self.distribution(raw).log_prob(value), known)
 
-    def metric(self, raw: Tensor, batch: Batch) -> Tensor:
-        value, known = self.truth(batch)
-        return (self.distribution(raw).mean - value).abs()[known].mean()
-
     @torch.no_grad()
     def judge(self, answer: str, raw: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         t = [target.name for target in self.targets].index(answer)
@@ -80,9 +66,6 @@ class NormalHead(Head):
     def _quantiles(self, raw: Tensor) -> dict[str, Tensor]:
         location, scale = self._parameters_of(raw)
         return {name: location + z * scale for name, (_, z) in QUANTILES.items()}
-
-    def about(self) -> dict[str, dict[str, Any]]:
-        return {t.name: {"answer": "value", "name": t.name, "unit": t.unit} for t in self.targets}
 
 
 class TruncatedNormalHead(NormalHead):
